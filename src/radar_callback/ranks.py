@@ -1,0 +1,51 @@
+"""The ranks that take part in an evaluation. With one process everything here is a no-op."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class Ranks:
+    """This process among the processes of `torch.distributed`, if that is initialised.
+
+    Args:
+        device: Where tensors to exchange must lie (NCCL wants the GPU).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        together = dist.is_available() and dist.is_initialized()
+        self.size = dist.get_world_size() if together else 1
+        self.rank = dist.get_rank() if together else 0
+        self._device = device
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all ranks."""
+        if self.size == 1:
+            return values
+        total = values.to(self._device, copy=True)
+        dist.all_reduce(total)
+        return total.to(values.device)
+
+    def from_first(self, value: float) -> float:
+        """The value that rank 0 has: a number measured on one rank must not differ between them."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.float64, device=self._device)
+        dist.broadcast(shared, src=0)
+        return shared.item()
+
+    def all_agree(self, statement: bool) -> bool:
+        """Whether a statement holds on every rank."""
+        return int(self.sum(torch.tensor(int(statement)))) == self.size
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        """All ranks' lists, joined in order of rank, on every rank."""
+        if self.size == 1:
+            return values
+        lists: list[list[Any]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(lists, values)
+        return [value for part in lists for value in part]

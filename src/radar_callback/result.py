@@ -1,0 +1,159 @@
+"""What one evaluation found: the value that history, loggers, terminal and pictures are all made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+
+class Score(TypedDict):
+    """One row of a result: an ability, a group, or everything together.
+
+    Attributes:
+        sds: Soft Discrimination Score in [0, 1], mean over items (by category first where there are categories); for a
+            group or overall, mean over abilities. NaN while `count` is 0.
+        sds_logprob: The same from log-softmax values instead of raw logits.
+        accuracy: Share of items whose correct candidate has the highest score.
+        count: Items scored.
+        se: Standard error of `sds`.
+        chance: What guessing gives: mean of 1/K over the items.
+    """
+
+    sds: float
+    sds_logprob: float
+    accuracy: float
+    count: int
+    se: float
+    chance: float
+
+
+class AbilityScore(Score):
+    """A `Score` that also knows its group."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class ItemScore:
+    """One scored item, as `score --per-sample` prints it. Index 0 of every list is the correct candidate."""
+
+    key: str
+    meta: Mapping[str, Any]
+    ability: str
+    category: str | None
+    prompt: str
+    candidates: tuple[str, ...]
+    mean_logits: tuple[float, ...]
+    mean_logprobs: tuple[float, ...]
+    sds: float
+    sds_logprob: float
+    correct: bool
+    target: int = 0
+
+
+@dataclass(frozen=True)
+class RadarResult:
+    """One evaluation of one benchmark at one training step.
+
+    Attributes:
+        step: `global_step` of the training run.
+        time: Unix time at the end of the evaluation, in seconds.
+        seconds: Wall clock that the evaluation took.
+        benchmark: Name of the benchmark.
+        samples: Items the benchmark asked for, scored or not.
+        failed: How many of them were not scored.
+        abilities: A row for each ability.
+        groups: A row for each group.
+        overall: Mean over all abilities.
+        failures: `{reason: items}`, adds up to `failed`.
+        items: Every scored item, where asked for; empty otherwise.
+        unscored: `{"key", "meta", "ability", "reason", "detail"}` of each failed item, where items were asked for.
+    """
+
+    step: int
+    time: float
+    seconds: float
+    benchmark: str
+    samples: int
+    failed: int
+    abilities: dict[str, AbilityScore]
+    groups: dict[str, Score]
+    overall: Score
+    failures: dict[str, int] = field(default_factory=dict)
+    items: tuple[ItemScore, ...] = ()
+    unscored: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def coverage(self) -> float:
+        """Share of the items that were scored."""
+        return (self.samples - self.failed) / self.samples if self.samples else 0.0
+
+    @property
+    def asymmetry(self) -> float | None:
+        """How far perception is ahead of reasoning, in SDS; None unless the benchmark has both groups."""
+        if {"perception", "reasoning"} <= self.groups.keys():
+            return self.groups["perception"]["sds"] - self.groups["reasoning"]["sds"]
+        return None
+
+    def metrics(self, overhead: float | None = None) -> dict[str, float]:
+        """The scalars to log, by key.
+
+        Args:
+            overhead: Share of the run's wall clock spent on evaluations so far, in [0, 1].
+
+        Returns:
+            `radar/sds/<ability>`, `radar/sds_logprob/<ability>`, `radar/accuracy/<ability>` and `radar/sds/<group>` of all
+            that were scored, `radar/sds/overall`, `radar/asymmetry` (with both groups), `radar/coverage`,
+            `radar/seconds`, `radar/overhead` (if given).
+        """
+        values: dict[str, float | None] = {}
+        for name, row in self.abilities.items():
+            values[f"radar/sds/{name}"] = row["sds"]
+            values[f"radar/sds_logprob/{name}"] = row["sds_logprob"]
+            values[f"radar/accuracy/{name}"] = row["accuracy"]
+        for name, group in self.groups.items():
+            values[f"radar/sds/{name}"] = group["sds"]
+        values["radar/sds/overall"] = self.overall["sds"]
+        values["radar/asymmetry"] = self.asymmetry
+        values["radar/coverage"] = self.coverage
+        values["radar/seconds"] = self.seconds
+        values["radar/overhead"] = overhead
+        return {key: value for key, value in values.items() if value is not None and not math.isnan(value)}
+
+    def to_record(self) -> dict[str, Any]:
+        """The line of `radar_history.jsonl`: JSON types only, NaN as null."""
+        return _jsonable(
+            {
+                "step": self.step,
+                "time": self.time,
+                "seconds": self.seconds,
+                "benchmark": self.benchmark,
+                "samples": self.samples,
+                "failed": self.failed,
+                "coverage": self.coverage,
+                "failures": self.failures,
+                "abilities": self.abilities,
+                "groups": self.groups,
+                "overall": self.overall,
+            }
+        )
+
+
+def labelled(key: str, label: str) -> str:
+    """A log key that does not collide with those of another benchmark in the same run.
+
+    Example:
+        >>> labelled("radar/sds/colour", ""), labelled("radar/sds/colour", "m3bench")
+        ('radar/sds/colour', 'radar/m3bench/sds/colour')
+    """
+    return key.replace("radar/", f"radar/{label}/", 1) if label else key
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
