@@ -1,0 +1,201 @@
+"""From what a user types to a manifest and the places of its shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from radar_callback.benchmark.index import scan_shard
+from radar_callback.benchmark.manifest import (
+    FORMAT,
+    MANIFEST,
+    VERSION,
+    Manifest,
+    ShardEntry,
+    contradictions,
+    parse_manifest,
+    tree_of,
+)
+from radar_callback.benchmark.remote import contents, fetch, is_remote, join
+from radar_callback.errors import BenchmarkError
+
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A folder, a manifest, a URL, a brace pattern, a list of shards, or the name of a built-in benchmark."""
+
+BUILTIN = "benchmark_shards"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A benchmark that has been found.
+
+    Attributes:
+        manifest: Its manifest, only of the shards that were asked for; None if shards have none beside them.
+        places: Where each shard is, by file name: a local path or a URL.
+        whole: False if only some of the shards were asked for.
+    """
+
+    manifest: Manifest | None
+    places: Mapping[str, str]
+    whole: bool = True
+
+
+def locate(source: Source) -> Located:
+    """Finds the manifest and the shards of a benchmark, without checking that the manifest makes sense.
+
+    Args:
+        source: What the user typed.
+
+    Raises:
+        BenchmarkError: If there is nothing of that kind.
+        ManifestError: If there is a manifest that cannot be read.
+    """
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source).removeprefix("file://")
+        if isinstance(source, str) and (folder := builtin_folder(text)) is not None:
+            return _from_folder(str(folder))
+        if text.endswith(MANIFEST):
+            return _from_manifest(text)
+        shards = _expand(text)
+        if shards == [text] and not text.endswith(".tar"):
+            return _from_folder(text)
+        return _from_shards(shards)
+    shards = [shard for one in source for shard in _expand(os.fspath(one).removeprefix("file://"))]
+    if not shards:
+        raise BenchmarkError("Expected at least one shard in the list, but got none.")
+    return _from_shards(shards)
+
+
+def builtin_names() -> list[str]:
+    """Names of the benchmarks that come with the package."""
+    return sorted({path.name for home in _builtin_homes() if home.is_dir() for path in home.iterdir() if path.is_dir()})
+
+
+def builtin_folder(name: str) -> Path | None:
+    """Folder of a built-in benchmark, or None if there is none of that name."""
+    if "/" in name or "\\" in name or name in ("", ".", ".."):
+        return None
+    return next((home / name for home in _builtin_homes() if (home / name / MANIFEST).is_file()), None)
+
+
+def _builtin_homes() -> tuple[Path, Path]:
+    package = Path(__file__).resolve().parents[1]
+    # In an installed package the shards lie inside it, in a source checkout at the top of the repository.
+    return package / BUILTIN, package.parents[1] / BUILTIN
+
+
+def _parent(place: str) -> str:
+    return place.rpartition("/")[0] if is_remote(place) else str(Path(place).parent)
+
+
+def _file_name(place: str) -> str:
+    return place.rpartition("/")[2] if is_remote(place) else Path(place).name
+
+
+def _expand(text: str) -> list[str]:
+    if not is_remote(text) and Path(text).exists():
+        return [text]
+    try:
+        return list(braceexpand(text))
+    except ValueError:
+        raise BenchmarkError(f"Expected braces that match, as in shard-{{000..003}}.tar, but got {text!r}.") from None
+
+
+def _from_manifest(place: str) -> Located:
+    data = contents(place)
+    if data is None:
+        raise BenchmarkError(f"Expected {MANIFEST} at {place}, but there is none.")
+    manifest = parse_manifest(data, place)
+    folder = _parent(place)
+    return Located(manifest, {shard.file: join(folder, shard.file) for shard in manifest.shards})
+
+
+def _from_folder(text: str) -> Located:
+    if is_remote(text):
+        return _from_manifest(join(text, MANIFEST))
+    folder = Path(text)
+    if (folder / MANIFEST).is_file():
+        return _from_manifest(str(folder / MANIFEST))
+    if folder.is_dir():
+        shards = sorted(str(path) for path in folder.glob("[!.]*.tar"))
+        if not shards:
+            raise BenchmarkError(f"Expected {MANIFEST} or *.tar shards in folder {text}, but found neither.")
+        return _from_shards(shards)
+    if folder.exists():
+        raise BenchmarkError(f"Expected a folder, {MANIFEST} or a .tar shard, but {text} is another kind of file.")
+    known = ", ".join(builtin_names()) or "none here"
+    raise BenchmarkError(
+        f"Expected a benchmark's folder, {MANIFEST}, shards, URL or built-in name ({known}), but there is no {text!r}."
+    )
+
+
+def _from_shards(shards: Sequence[str]) -> Located:
+    places = {_file_name(shard): shard for shard in shards}
+    for name, shard in places.items():
+        if not name.endswith(".tar") or name.startswith("."):
+            raise BenchmarkError(
+                f"Expected the shard's file name to end in .tar and not to start with a dot, but got {shard}."
+            )
+    if len(places) < len(shards):
+        raise BenchmarkError("Expected shards with different file names, but two of those given have the same.")
+    folders = {_parent(shard) for shard in shards}
+    if len(folders) == 1:
+        beside = join(folders.pop(), MANIFEST)
+        data = contents(beside)
+        if data is not None:
+            return _restrict(parse_manifest(data, beside), places, beside)
+    return Located(None, places)
+
+
+def _restrict(manifest: Manifest, places: Mapping[str, str], where: str) -> Located:
+    known = {shard.file: shard for shard in manifest.shards}
+    unknown = [file for file in places if file not in known]
+    if unknown:
+        raise BenchmarkError(f"Expected shards that {where} lists, but it does not list {', '.join(unknown[:3])}.")
+    if len(places) == len(known):
+        return Located(manifest, places)
+    chosen = manifest.model_copy(update={"shards": tuple(known[file] for file in places), "skipped": ()})
+    return Located(chosen, places, whole=False)
+
+
+def index(places: Mapping[str, str], cache: Path) -> Manifest:
+    """Makes the manifest of shards that have none, by reading all of them.
+
+    Args:
+        places: Where each shard is, by file name.
+        cache: Where remote shards are kept.
+
+    Raises:
+        BenchmarkError: If one is missing or damaged.
+    """
+    shards: list[ShardEntry] = []
+    for place in places.values():
+        path = fetch(place, cache)
+        if not path.is_file():
+            raise BenchmarkError(f"Expected a shard at {place}, but there is none.")
+        # Fetched shards are kept under another name.
+        shards.append(scan_shard(path).model_copy(update={"file": _file_name(place)}))
+    first = next(iter(places.values()))
+    # Shards alone do not say which group an ability belongs to.
+    rows = [("all", item.ability, item.category) for shard in shards for item in shard.items]
+    name = _file_name(_parent(first)) or _file_name(first).removesuffix(".tar")
+    return Manifest(
+        format=FORMAT, version=VERSION, name=name, licence="", source="", tree=tree_of(rows), shards=tuple(shards)
+    )
+
+
+def checked(manifest: Manifest, where: str) -> None:
+    """Refuses a manifest that makes no sense.
+
+    Raises:
+        BenchmarkError: At the first contradiction in it.
+    """
+    for shard, key, problem in contradictions(manifest):
+        place = ", ".join(part for part in (shard, key) if part)
+        raise BenchmarkError(
+            f"Expected a manifest without contradictions in {where}, but{f' {place}:' * bool(place)} {problem}."
+        )

@@ -1,0 +1,239 @@
+"""An opened benchmark: what is in it, and each item when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from radar_callback.benchmark.locate import Source, checked, index, locate
+from radar_callback.benchmark.manifest import Item, Manifest, ShardEntry, items_of
+from radar_callback.benchmark.record import split_members, to_sample
+from radar_callback.benchmark.remote import default_cache, fetch, is_remote
+from radar_callback.benchmark.sample import Sample, Skipped
+from radar_callback.errors import BenchmarkError, ConfigError, ItemError, Reason
+from radar_callback.taxonomy import Taxonomy
+
+log = logging.getLogger(__name__)
+
+
+class Benchmark:
+    """A benchmark's items, read one by one and only when asked for.
+
+    Args:
+        source: A folder with `manifest.json` and its shards, or that manifest; a URL of either (whatever fsspec can open);
+            a brace pattern or a list of shards, `bench/shard-{000..003}.tar`, to use only these; the name of a built-in
+            benchmark, `radar-mini`; or an opened `Benchmark`. Shards without a manifest beside them are indexed first.
+        cache_dir: Where remote shards are kept; `$RADAR_CALLBACK_CACHE` or `~/.cache/radar-callback` if not given.
+
+    Attributes:
+        name: As it stands in histories and reports.
+        licence: Under which the items may be used.
+        source: Where the items come from.
+        taxonomy: The tree of groups, abilities and categories.
+        items: All items, in order.
+        skipped: What was left out when the shards were built; an evaluation counts these as failed.
+
+    Raises:
+        BenchmarkError: If there is no benchmark at `source`, its manifest is damaged, or a shard is missing.
+    """
+
+    name: str
+    licence: str
+    source: str
+    taxonomy: Taxonomy
+    items: Sequence[Item]
+    skipped: Sequence[Skipped]
+
+    def __init__(self, source: Source | Benchmark, *, cache_dir: str | Path | None = None) -> None:
+        if isinstance(source, Benchmark):
+            self.__dict__.update(source.__dict__)
+            return
+        cache = Path(cache_dir) if cache_dir is not None else default_cache()
+        located = locate(source)
+        manifest = located.manifest if located.manifest is not None else index(located.places, cache)
+        checked(manifest, str(source))
+        self.name = manifest.name
+        self.licence = manifest.licence
+        self.source = manifest.source
+        self.items = items_of(manifest)
+        self.skipped = manifest.skipped
+        self.taxonomy = Taxonomy(manifest.tree) if located.whole else _prune(manifest)
+        self._shards = _Shards(manifest, dict(located.places), cache)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"Benchmark({self.name!r}: {len(self)} items, {len(self.taxonomy.abilities)} abilities)"
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content: another one if an item is added, dropped, moved or altered, the same wherever it lies."""
+        rows = [[item.key, item.size, item.crc32, item.ability, item.category] for item in self.items]
+        rows += [[left_out.key, left_out.ability, left_out.reason] for left_out in self.skipped]
+        return hashlib.sha256(json.dumps([self.name, self.taxonomy.tree, rows]).encode()).hexdigest()[:16]
+
+    def read(self, index: int) -> Sample:
+        """Reads one item.
+
+        Args:
+            index: Its position in `items`.
+
+        Raises:
+            ItemError: If its bytes cannot be read or are damaged; `reason` and one line say what is wrong.
+        """
+        item = self.items[index]
+        where = f"{item.shard}: item {item.key!r}"
+        data = self._shards.read(item, where)
+        if zlib.crc32(data) != item.crc32:
+            raise ItemError(Reason.UNREADABLE, f"{where}: its bytes are not those that were written (crc32 differs)")
+        return to_sample(split_members(data, item.key, where), item.key, where)
+
+    def select(self, abilities: Collection[str]) -> Benchmark:
+        """The benchmark restricted to some abilities.
+
+        Raises:
+            ConfigError: If one of them is unknown, or none is given.
+        """
+        if isinstance(abilities, str):
+            raise ConfigError(f"Expected a list of abilities, but got the text {abilities!r}.")
+        if not abilities:
+            raise ConfigError("Expected at least one ability, but got none.")
+        wanted = set(abilities)
+        for ability in abilities:
+            self.taxonomy.group_of(ability)
+        tree = {
+            group: {ability: categories for ability, categories in homes.items() if ability in wanted}
+            for group, homes in self.taxonomy.tree.items()
+        }
+        return self._restricted(
+            [item for item in self.items if item.ability in wanted],
+            [left_out for left_out in self.skipped if left_out.ability in wanted],
+            Taxonomy({group: homes for group, homes in tree.items() if homes}),
+        )
+
+    def without(self, abilities: Collection[str]) -> Benchmark:
+        """The benchmark without some abilities.
+
+        Raises:
+            ConfigError: If one of them is unknown, or nothing is left.
+        """
+        if isinstance(abilities, str):
+            raise ConfigError(f"Expected a list of abilities, but got the text {abilities!r}.")
+        for ability in abilities:
+            self.taxonomy.group_of(ability)
+        return self.select([ability for ability in self.taxonomy.abilities if ability not in set(abilities)])
+
+    def limit(self, items_per_ability: int) -> Benchmark:
+        """A part of the benchmark that is always the same: at most so many items of each ability.
+
+        A larger limit only adds items, and categories take turns, so that none is missing while another has two. Items
+        that were left out when the shards were built are no part of it.
+
+        Raises:
+            ConfigError: If the number is not positive.
+        """
+        if items_per_ability < 1:
+            raise ConfigError(f"Expected a limit of at least 1 item an ability, but got {items_per_ability}.")
+        cells: dict[tuple[str, str | None], list[Item]] = defaultdict(list)
+        for item in sorted(self.items, key=lambda item: (_lot(item.key), item.key)):
+            cells[item.ability, item.category].append(item)
+        queues: dict[str, list[tuple[int, bytes, Item]]] = defaultdict(list)
+        for (ability, category), members in cells.items():
+            queues[ability] += [(turn, _lot(category or ""), item) for turn, item in enumerate(members)]
+        chosen: list[Item] = []
+        for queue in queues.values():
+            queue.sort(key=lambda entry: entry[:2])
+            chosen += [item for _, _, item in queue[:items_per_ability]]
+        chosen.sort(key=lambda item: item.index)
+        return self._restricted(chosen, (), self.taxonomy)
+
+    def _restricted(self, items: Sequence[Item], skipped: Sequence[Skipped], taxonomy: Taxonomy) -> Benchmark:
+        part = Benchmark(self)
+        part.items = tuple(replace(item, index=i) for i, item in enumerate(items))
+        part.skipped = tuple(skipped)
+        part.taxonomy = taxonomy
+        return part
+
+
+def _lot(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _prune(manifest: Manifest) -> Taxonomy:
+    """The tree without what none of the manifest's items is about."""
+    cells = {(item.ability, item.category) for shard in manifest.shards for item in shard.items}
+    tree: dict[str, dict[str, list[str]]] = {}
+    for group, abilities in manifest.tree.items():
+        for ability, categories in abilities.items():
+            present = [category for category in categories if (ability, category) in cells]
+            if present or (ability, None) in cells:
+                tree.setdefault(group, {})[ability] = present
+    return Taxonomy(tree)
+
+
+class _Shards:
+    """The shard files, opened when first needed; each process opens its own."""
+
+    def __init__(self, manifest: Manifest, places: dict[str, str], cache: Path) -> None:
+        self._expected = {
+            shard.file: ShardEntry(file=shard.file, bytes=shard.bytes, sha256=shard.sha256, samples=0, items=())
+            for shard in manifest.shards
+        }
+        self._places = places
+        self._cache = cache
+        self._open: dict[tuple[int, str], int] = {}
+        for file, expected in self._expected.items():
+            if not is_remote(places[file]):
+                self._check(Path(places[file]), expected)
+
+    @staticmethod
+    def _check(path: Path, expected: ShardEntry) -> None:
+        if not path.is_file():
+            raise BenchmarkError(f"Expected shard {expected.file} of the manifest at {path}, but there is none.")
+        size = path.stat().st_size
+        if size != expected.bytes:
+            # What can be read still counts; every item that cannot is counted as failed when it is its turn.
+            log.warning(
+                "Shard %s has %d bytes where its manifest says %d: `radar-callback shards verify` lists the damage.",
+                path,
+                size,
+                expected.bytes,
+            )
+
+    def read(self, item: Item, where: str) -> bytes:
+        try:
+            data = os.pread(self._descriptor(item.shard), item.size, item.offset)
+        except OSError as error:
+            raise ItemError(Reason.UNREADABLE, f"{where}: {error}") from error
+        if len(data) < item.size:
+            raise ItemError(
+                Reason.UNREADABLE,
+                f"{where}: the shard ends after {len(data)} of its {item.size} bytes at {item.offset}",
+            )
+        return data
+
+    def _descriptor(self, file: str) -> int:
+        name = os.getpid(), file
+        if name not in self._open:
+            try:
+                path = fetch(self._places[file], self._cache, self._expected[file])
+            except BenchmarkError as error:
+                raise ItemError(Reason.UNREADABLE, str(error)) from error
+            self._open[name] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return self._open[name]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_open": {}}
+
+    def __del__(self) -> None:
+        for (pid, _), descriptor in self.__dict__.get("_open", {}).items():
+            if pid == os.getpid():
+                os.close(descriptor)

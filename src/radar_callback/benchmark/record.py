@@ -1,0 +1,142 @@
+"""One item as bytes: `KEY.json` with the text, `KEY.0.jpg`, `KEY.1.png`, … with the images, side by side in a tar file."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from radar_callback.benchmark.manifest import first_error
+from radar_callback.benchmark.sample import Sample
+from radar_callback.errors import BenchmarkError, ItemError, Reason
+
+ImageName = Annotated[str, Field(pattern=r"^[0-9]+\.[a-z0-9]+$")]
+"""Lower case, since webdataset lower-cases what follows the key."""
+
+
+class Record(BaseModel):
+    """The contents of `KEY.json`."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    question: str
+    answer: str
+    distractors: tuple[str, ...]
+    ability: str
+    category: str | None = None
+    images: tuple[ImageName, ...]
+    source: str = ""
+    meta: dict[str, Any] = {}
+
+
+def to_fields(sample: Sample) -> dict[str, bytes]:
+    """The members of an item: `{"json": …, "0.jpg": …}`.
+
+    Raises:
+        BenchmarkError: If an image has a name that the shard format cannot hold, or text or meta is not JSON.
+    """
+    try:
+        record = Record(
+            question=sample.question,
+            answer=sample.answer,
+            distractors=sample.distractors,
+            ability=sample.ability,
+            category=sample.category,
+            images=sample.image_names,
+            source=sample.source,
+            meta=dict(sample.meta),
+        )
+        text = json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        fields = {"json": text.encode()}
+    except ValidationError as error:
+        raise BenchmarkError(f"Item {sample.key!r} does not fit the shard format: {first_error(error)}.") from None
+    except (TypeError, ValueError) as error:
+        raise BenchmarkError(f"Item {sample.key!r} cannot be written as JSON: {error}.") from None
+    if len(set(sample.image_names)) < len(sample.image_names):
+        raise BenchmarkError(f"Item {sample.key!r} has two images with one name: {', '.join(sample.image_names)}.")
+    return fields | dict(zip(sample.image_names, sample.images, strict=True))
+
+
+def unsafe(member: tarfile.TarInfo) -> str | None:
+    """Why a tar member must not be used, or None. Shards hold plain files named `KEY.FIELD` and nothing else.
+
+    Example:
+        >>> unsafe(tarfile.TarInfo("item.0.jpg")) is None
+        True
+        >>> unsafe(tarfile.TarInfo("../item.json"))
+        "member '../item.json' is not named KEY.FIELD without a folder"
+    """
+    if not member.isreg() or member.issparse():
+        return f"member {member.name!r} is a link, folder or special file; expected a plain file"
+    key, dot, field = member.name.partition(".")
+    if not (key and dot and field) or "/" in member.name or "\\" in member.name:
+        return f"member {member.name!r} is not named KEY.FIELD without a folder"
+    return None
+
+
+def split_members(data: bytes, key: str, where: str) -> dict[str, bytes]:
+    """Takes an item's slice of a tar file apart.
+
+    Args:
+        data: The bytes of its members, headers included.
+        key: Its key; members of another item are an error.
+        where: Names shard and item in errors.
+
+    Raises:
+        ItemError: With `Reason.UNREADABLE` if the slice is not what it should be.
+    """
+    fields: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in tar:
+                problem = unsafe(member)
+                name, _, field = member.name.partition(".")
+                if problem is None and name != key:
+                    problem = f"member {member.name!r} belongs to another item"
+                if problem is None and field in fields:
+                    problem = f"member {member.name!r} comes twice"
+                if problem is not None:
+                    raise ItemError(Reason.UNREADABLE, f"{where}: {problem}")
+                stream = tar.extractfile(member)
+                contents = b"" if stream is None else stream.read()
+                if len(contents) != member.size:
+                    raise ItemError(Reason.UNREADABLE, f"{where}: member {member.name!r} is cut short")
+                fields[field] = contents
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise ItemError(Reason.UNREADABLE, f"{where}: not a tar slice: {error}") from error
+    return fields
+
+
+def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
+    """Builds the item from its members.
+
+    Raises:
+        ItemError: With `Reason.UNREADABLE` if the JSON or what it says is wrong, `Reason.BAD_IMAGE` if an image is missing.
+    """
+    if "json" not in fields:
+        raise ItemError(Reason.UNREADABLE, f"{where}: member {key}.json is missing")
+    try:
+        record = Record.model_validate_json(fields["json"])
+    except ValidationError as error:
+        raise ItemError(Reason.UNREADABLE, f"{where}: {key}.json: {first_error(error)}") from None
+    for name in record.images:
+        if name not in fields:
+            raise ItemError(Reason.BAD_IMAGE, f"{where}: image {key}.{name} is missing")
+    try:
+        return Sample(
+            key=key,
+            question=record.question,
+            answer=record.answer,
+            distractors=record.distractors,
+            ability=record.ability,
+            category=record.category,
+            images=tuple(fields[name] for name in record.images),
+            image_names=record.images,
+            source=record.source,
+            meta=record.meta,
+        )
+    except BenchmarkError as error:
+        raise ItemError(Reason.UNREADABLE, f"{where}: {error}") from None

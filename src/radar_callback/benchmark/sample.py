@@ -1,0 +1,136 @@
+"""One benchmark item: image(s), question, the correct answer and its distractors."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from radar_callback.errors import BenchmarkError, ItemError, Reason
+
+IMAGE_MARK = "<image>"
+"""Where an image goes in a question; with no mark, all images come first."""
+
+KEY_PATTERN = re.compile(r"[^./\\\s\x00-\x1f][^./\\\x00-\x1f]*")
+"""webdataset ends a key at the first dot of the file name and takes a slash for a folder."""
+
+MAX_PIXELS = 64_000_000
+"""An image with more pixels than this is taken for a decompression bomb."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item as it lies in a shard, images still encoded (bytes of a JPEG, PNG, WebP … file).
+
+    Args:
+        key: Unique in its benchmark; no dot, slash or control character.
+        question: May hold `<image>` marks, then exactly one for each image.
+        answer: The correct candidate.
+        distractors: The wrong candidates, at least one, none equal to the answer or to one another.
+        ability: What the item measures.
+        images: File contents in the order they are shown.
+        image_names: Member names, `"0.jpg"`, `"1.png"`, …, one for each image.
+        category: Sub-division of the ability, averaged over first, or None.
+        source: Where the item comes from (a data set's name).
+        meta: Free fields that `score --per-sample` repeats; JSON types only.
+
+    Raises:
+        BenchmarkError: If one of the rules above is broken; the message names the key.
+    """
+
+    key: str
+    question: str
+    answer: str
+    distractors: tuple[str, ...]
+    ability: str
+    images: tuple[bytes, ...]
+    image_names: tuple[str, ...]
+    category: str | None = None
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not KEY_PATTERN.fullmatch(self.key):
+            raise BenchmarkError(f"Expected a key without dot, slash or leading blank, but got {self.key!r}.")
+        if not self.distractors:
+            raise BenchmarkError(f"Expected at least one distractor in item {self.key!r}, but got none.")
+        if self.answer in self.distractors:
+            raise BenchmarkError(
+                f"Expected distractors that are wrong, but item {self.key!r} has its answer {self.answer!r} among them."
+            )
+        if len(set(self.distractors)) < len(self.distractors):
+            raise BenchmarkError(
+                f"Expected distractors that differ, but item {self.key!r} repeats one: {list(self.distractors)}."
+            )
+        if any(not c.strip() for c in self.candidates):
+            raise BenchmarkError(f"Expected candidates with text in them, but item {self.key!r} has an empty one.")
+        if len(self.images) != len(self.image_names):
+            raise BenchmarkError(
+                f"Expected one name an image in item {self.key!r}, but got {len(self.image_names)} names for "
+                f"{len(self.images)} images."
+            )
+        marks = self.question.count(IMAGE_MARK)
+        if marks not in (0, len(self.images)):
+            raise BenchmarkError(
+                f"Expected no {IMAGE_MARK} mark or one for each image in item {self.key!r}, but got {marks} marks for "
+                f"{len(self.images)} images."
+            )
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """All candidates, the correct one first."""
+        return (self.answer, *self.distractors)
+
+
+def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens an encoded image as RGB; transparency is laid on white, as a person would see it on a page.
+
+    Args:
+        data: Contents of the image file.
+        where: Names the image in the error.
+        max_pixels: Larger images are refused before they are decompressed.
+
+    Raises:
+        ItemError: With `Reason.BAD_IMAGE` if it is no image, is damaged or truncated, or is too large.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            raise ItemError(
+                Reason.BAD_IMAGE, f"{where} has {image.width}x{image.height} pixels; expected at most {max_pixels}"
+            )
+        image.load()
+    except ItemError:
+        raise
+    except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, struct.error, bombs …
+        raise ItemError(Reason.BAD_IMAGE, f"{where} is not an image that can be opened: {error}") from error
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An item that was left out when the shards were built; an evaluation counts it as failed.
+
+    Args:
+        key: The key it would have had.
+        ability: What it would have measured; None if not even that is known.
+        reason: The rule that left it out.
+        detail: One line: what was expected, what came.
+        category: Sub-division of the ability, or None.
+        meta: Where it comes from, as in `Sample`.
+    """
+
+    key: str
+    ability: str | None
+    reason: Reason
+    detail: str
+    category: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
