@@ -1,0 +1,95 @@
+"""Which items are scored together and by whom: a pure function of the manifest.
+
+Batches are formed once, globally, and dealt whole. What a batch holds never depends on the number of ranks, so neither do
+the bits of its logits, and every rank knows before the first forward how many there will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from radar_callback.benchmark.manifest import Item
+
+CHARACTERS_A_TOKEN = 3.5
+"""Rough, and only used to balance batches; a wrong guess costs speed, never correctness."""
+
+
+def row_lengths(items: Sequence[Item], tokens_an_image: float, together: bool) -> list[float]:
+    """Estimated tokens of each item's longest row.
+
+    Args:
+        items: Entries of the manifest.
+        tokens_an_image: What one image becomes in this model.
+        together: Whether all candidates of an item stand in one row, or each in a row of its own.
+    """
+    candidates = sum if together else max
+    return [
+        item.n_images * tokens_an_image + (item.question_chars + candidates(item.candidate_chars)) / CHARACTERS_A_TOKEN
+        for item in items
+    ]
+
+
+def form_batches(
+    lengths: Sequence[float], rows: Sequence[int], images: Sequence[int], max_tokens: float
+) -> list[tuple[int, ...]]:
+    """Global batches of items with as many images and of similar length, longest first.
+
+    Items with different numbers of images stay apart because some families cannot mix them (Mllama has an input with a place
+    for each image of a row), and because they are of different lengths anyway.
+
+    Args:
+        lengths: Tokens of each item's longest row.
+        rows: Rows each item takes in a batch.
+        images: Images of each item.
+        max_tokens: A batch holds at most this many tokens, padding counted; an item larger than that is alone.
+
+    Returns:
+        Positions in `lengths`, each exactly once.
+
+    Example:
+        >>> form_batches([10, 30, 10, 10], rows=[2, 2, 2, 2], images=[1, 1, 1, 1], max_tokens=60)
+        [(1,), (0, 2, 3)]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-images[i], -lengths[i], i))
+    batches: list[tuple[int, ...]] = []
+    batch: list[int] = []
+    width, height = 0.0, 0
+    for i in order:
+        full = max(width, lengths[i]) * (height + rows[i]) > max_tokens
+        if batch and (full or images[i] != images[batch[0]]):
+            batches.append(tuple(batch))
+            batch, width, height = [], 0.0, 0
+        batch.append(i)
+        width, height = max(width, lengths[i]), height + rows[i]
+    return [*batches, tuple(batch)] if batch else batches
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a rank does in one round.
+
+    Attributes:
+        batch: Positions of the items.
+        real: False if the round is only there to keep every rank at the same number of forwards; it then counts nothing.
+    """
+
+    batch: tuple[int, ...]
+    real: bool
+
+
+def deal(batches: Sequence[tuple[int, ...]], rank: int, world_size: int) -> Iterator[Turn]:
+    """The turns of one rank: as many as every other rank has.
+
+    Args:
+        batches: From :func:`form_batches`, the same on every rank.
+        rank: Of this process.
+        world_size: Number of ranks.
+
+    Example:
+        >>> [turn.batch for turn in deal([(3,), (1,), (0, 2)], rank=1, world_size=2)]
+        [(1,), ()]
+    """
+    for start in range(0, len(batches), world_size):
+        mine = start + rank
+        yield Turn(batches[mine], real=True) if mine < len(batches) else Turn((), real=False)

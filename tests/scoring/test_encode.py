@@ -1,0 +1,86 @@
+"""Which tokens are scored: found from ids, whatever the tokeniser does where prompt and candidate meet."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radar_callback.errors import ConfigError, ItemError
+from radar_callback.scoring.encode import SampleEncoder
+from tests.helpers import tiny
+
+BASE = tiny.samples(1)[0]
+MODEL = tiny.llava()
+
+
+@pytest.fixture(scope="module")
+def encode():
+    return SampleEncoder(tiny.llava_processor(), MODEL.config)
+
+
+def whole(text: str) -> list[int]:
+    return tiny.tokenizer()(text)["input_ids"]
+
+
+text = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+
+
+@given(question=text, candidates=st.lists(text, min_size=2, max_size=4, unique=True))
+def test_prefix_and_tail_are_the_whole_text_and_the_candidate_is_scored(question, candidates):
+    if "<image>" in question:
+        return
+    encode = SampleEncoder(tiny.llava_processor(), MODEL.config)
+    sample = replace(
+        BASE, question=question, images=(), image_names=(), answer=candidates[0], distractors=tuple(candidates[1:])
+    )
+    encoded = encode(sample)
+    prefix = encoded.prefix["input_ids"][0].tolist()
+    for candidate, tail in zip(candidates, encoded.tails, strict=True):
+        ids = prefix + tail.ids.tolist()
+        assert ids == whole(f"{question} {candidate}")
+        scored = tiny.tokenizer().decode(ids[len(ids) - tail.scored :])
+        assert scored.endswith(candidate) or "�" in scored
+        # Nothing is scored that holds only text of the prompt.
+        unscored = tiny.tokenizer().decode(ids[: len(ids) - tail.scored])
+        assert question.startswith(unscored) or "�" in unscored or unscored == question + " "
+
+
+def test_a_token_across_the_border_is_scored(encode):
+    """A line break after a space is one token in many vocabularies; here "ircle" spans what the prompt's end would cut."""
+    tokenizer = tiny.tokenizer()
+    sample = replace(BASE, question="The c", images=(), image_names=(), answer="ircle", distractors=("at",))
+    encoder = SampleEncoder(tiny.llava_processor(), MODEL.config, prompt="{question}{answer}")
+    encoded = encoder(sample)
+    ids = encoded.prefix["input_ids"][0].tolist() + encoded.tails[0].ids.tolist()
+    assert ids == whole("The circle")
+    merged = tokenizer.convert_ids_to_tokens(ids)[-1]
+    assert merged == "Ġcircle", "the tokeniser should join the two, or this tests nothing"
+    assert encoded.tails[0].scored == 1
+    # The other candidate keeps the prompt's own tokens: they come after the shared prefix and are not scored.
+    other = encoded.tails[1]
+    assert tokenizer.decode(other.ids[-other.scored :]) == "at"
+    assert len(other.ids) > other.scored
+
+
+def test_images_are_seen_once_and_expanded(encode):
+    sample = replace(BASE, question="Look <image> <image> now:", images=tuple(tiny.samples(9)[k].images[0] for k in (0, 0)),
+                     image_names=("0.png", "1.png"))  # fmt: skip
+    encoded = encode(sample)
+    assert encoded.vision["pixel_values"].shape == (2, 3, tiny.SIZE, tiny.SIZE)
+    assert (encoded.prompt_images, encoded.vision_tokens) == (2, 2 * (tiny.SIZE // tiny.PATCH) ** 2)
+
+
+def test_context_is_not_exceeded(encode):
+    short = replace(BASE, question="circle " * 20, images=(), image_names=())
+    assert encode(short).prefix_length > 20
+    with pytest.raises(ItemError, match="the model's context holds 256"):
+        encode(replace(short, question="circle " * 400))
+
+
+def test_a_processor_without_image_token_is_refused():
+    class Bare:
+        tokenizer = type("Tokenizer", (), {})()
+
+    with pytest.raises(ConfigError, match="Found no image token in Bare"):
+        SampleEncoder(Bare(), MODEL.config)

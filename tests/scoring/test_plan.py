@@ -1,0 +1,31 @@
+"""Batches hold every item once, whatever the ranks; ranks take the same number of turns."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radar_callback.scoring.plan import deal, form_batches
+
+item = st.tuples(st.floats(1, 500), st.integers(2, 6), st.integers(0, 3))
+
+
+@given(st.lists(item, max_size=60), st.integers(1, 3000), st.integers(1, 9))
+def test_every_item_is_scored_exactly_once_at_any_world_size(items, max_tokens, world):
+    lengths, rows, images = zip(*items, strict=True) if items else ((), (), ())
+    batches = form_batches(lengths, rows, images, max_tokens)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(items)))
+    turns = [list(deal(batches, rank, world)) for rank in range(world)]
+    assert len({len(mine) for mine in turns}) == 1, "every rank makes the same number of forwards"
+    assert sorted(i for mine in turns for turn in mine if turn.real for i in turn.batch) == list(range(len(items)))
+    assert {turn.batch for mine in turns for turn in mine if turn.real} == set(batches), "batches are dealt whole"
+    assert all(turn.batch == () for mine in turns for turn in mine if not turn.real)
+
+
+@given(st.lists(item, min_size=1, max_size=60), st.integers(1, 3000))
+def test_a_batch_keeps_to_its_bound_and_its_number_of_images_and_the_longest_come_first(items, max_tokens):
+    lengths, rows, images = zip(*items, strict=True)
+    batches = form_batches(lengths, rows, images, max_tokens)
+    for batch in batches:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * sum(rows[i] for i in batch) <= max_tokens
+        assert len({images[i] for i in batch}) == 1
+    order = [(images[i], lengths[i]) for batch in batches for i in batch]
+    assert order == sorted(order, reverse=True)
