@@ -1,0 +1,126 @@
+"""Training with the callback is training without it, bit for bit."""
+
+import random
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from radar_callback import RadarCallback, untouched
+from radar_callback.scoring.reading import Reading
+from tests.helpers import tiny
+from tests.helpers.training import PreTraining
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.benchmark(tmp_path_factory.mktemp("bench") / "tiny", n=8)
+
+
+def train(tmp_path, callbacks, trainer_options=None, **module_options) -> dict:
+    """Everything that a run leaves behind."""
+    seed_everything(11, verbose=False)
+    module = PreTraining(**module_options)
+    trainer = Trainer(
+        max_steps=10, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, accelerator="cpu", devices=1, **(trainer_options or {}),
+    )  # fmt: skip
+    trainer.fit(module)
+    return {
+        "losses": module.losses,
+        "weights": {k: v.clone() for k, v in module.state_dict().items()},
+        "flags": [m.training for m in module.modules()],
+        "optimizers": [o.state_dict() for o in trainer.optimizers],
+        "streams": (random.random(), np.random.rand(), torch.rand(3).tolist()),
+    }
+
+
+def assert_identical(a: dict, b: dict) -> None:
+    assert a["losses"] == b["losses"]
+    for name, value in a["weights"].items():
+        assert torch.equal(value, b["weights"][name]), name
+    assert a["flags"] == b["flags"]
+    torch.testing.assert_close(a["optimizers"], b["optimizers"], rtol=0, atol=0)
+    assert a["streams"] == b["streams"]
+
+
+CASES = {
+    "plain": ({}, {}),
+    "shuffled workers": ({"workers": 2}, {}),
+    "accumulation": ({}, {"accumulate_grad_batches": 3}),
+    "gradient checkpointing": ({"checkpointing": True}, {}),
+    "two optimizers": ({"optimizers": 2}, {}),
+    "bf16-mixed": ({}, {"precision": "bf16-mixed"}),
+    "bf16-true": ({}, {"precision": "bf16-true"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_with_the_callback_is_the_run_without_it(case, folder, tmp_path):
+    module_options, trainer_options = CASES[case]
+    callback = RadarCallback(folder, every_n_steps=2)
+    alone = train(tmp_path, [], trainer_options, **module_options)
+    watched = train(tmp_path, [callback], trainer_options, **module_options)
+    assert callback.errors == 0
+    assert len(callback.records) >= 5
+    assert_identical(alone, watched)
+
+
+def test_a_run_whose_evaluations_fail_half_way_is_the_run_without_them(folder, tmp_path):
+    class Breaking(RadarCallback):
+        def on_fit_start(self, trainer, pl_module):
+            super().on_fit_start(trainer, pl_module)
+            whole, calls = self._evaluator.evaluate, []
+
+            def breaks(step, progress):
+                def stop(done, total):
+                    torch.rand(1), random.random()
+                    raise RuntimeError("half way")
+
+                calls.append(step)
+                return whole(step, progress=stop)
+
+            self._evaluator.evaluate = breaks
+
+    callback = Breaking(folder, every_n_steps=2)
+    assert_identical(train(tmp_path, []), train(tmp_path, [callback]))
+    assert callback.errors == 6 and callback.records == []
+
+
+@pytest.mark.parametrize("part", ["random streams", "train flags"])
+def test_these_tests_would_notice(part, folder, tmp_path, monkeypatch):
+    """What restores a part is taken out; the comparison above must then fail."""
+    if part == "random streams":
+        monkeypatch.setattr(untouched, "_random_streams", nullcontext)
+        # Evaluations draw no random number of their own today; a tokeniser, a loader or a custom model might.
+        monkeypatch.setattr("radar_callback.scoring.reading.Reading.means", _drawing_first())
+    else:
+        monkeypatch.setattr("radar_callback.evaluator.untouched", _only_eval)
+    callback = RadarCallback(folder, every_n_steps=2)
+    alone, watched = train(tmp_path, []), train(tmp_path, [callback])
+    assert callback.errors == 0
+    with pytest.raises(AssertionError):
+        assert_identical(alone, watched)
+
+
+def _drawing_first():
+    means = Reading.means
+
+    def draws(self, logits):
+        torch.rand(1)
+        return means(self, logits)
+
+    return draws
+
+
+def _only_eval(model):
+    model.eval()
+    return torch.no_grad()
+
+
+def test_a_scorer_that_draws_does_not_disturb_training(folder, tmp_path, monkeypatch):
+    alone = train(tmp_path, [])
+    monkeypatch.setattr("radar_callback.scoring.reading.Reading.means", _drawing_first())
+    assert_identical(alone, train(tmp_path, [RadarCallback(folder, every_n_steps=2)]))
