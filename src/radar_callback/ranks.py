@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+T = TypeVar("T")
 
 
 class Ranks:
@@ -20,23 +22,31 @@ class Ranks:
         together = dist.is_available() and dist.is_initialized()
         self.size = dist.get_world_size() if together else 1
         self.rank = dist.get_rank() if together else 0
-        self._device = device
+        self.device = device
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks."""
         if self.size == 1:
             return values
-        total = values.to(self._device, copy=True)
+        total = values.to(self.device, copy=True)
         dist.all_reduce(total)
         return total.to(values.device)
 
-    def from_first(self, value: float) -> float:
-        """The value that rank 0 has: a number measured on one rank must not differ between them."""
+    def least(self, value: float) -> float:
+        """The smallest value that any rank has."""
         if self.size == 1:
             return value
-        shared = torch.tensor(value, dtype=torch.float64, device=self._device)
-        dist.broadcast(shared, src=0)
+        shared = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(shared, op=dist.ReduceOp.MIN)
         return shared.item()
+
+    def from_first(self, value: T) -> T:
+        """What rank 0 has: what was measured or read on one rank must not differ between them."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
 
     def all_agree(self, statement: bool) -> bool:
         """Whether a statement holds on every rank."""

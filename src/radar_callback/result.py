@@ -68,6 +68,9 @@ class RadarResult:
         groups: A row for each group.
         overall: Mean over all abilities.
         failures: `{reason: items}`, adds up to `failed`.
+        scorer: The way of scoring that was used.
+        padding: Share of the tokens given to the model that were padding.
+        waited: Seconds, of `seconds`, in which this rank's model waited for items to be read and encoded.
         items: Every scored item, where asked for; empty otherwise.
         unscored: `{"key", "meta", "ability", "reason", "detail"}` of each failed item, where items were asked for.
     """
@@ -82,6 +85,9 @@ class RadarResult:
     groups: dict[str, Score]
     overall: Score
     failures: dict[str, int] = field(default_factory=dict)
+    scorer: str = ""
+    padding: float = 0.0
+    waited: float = 0.0
     items: tuple[ItemScore, ...] = ()
     unscored: tuple[dict[str, Any], ...] = ()
 
@@ -137,6 +143,9 @@ class RadarResult:
                 "abilities": self.abilities,
                 "groups": self.groups,
                 "overall": self.overall,
+                "scorer": self.scorer,
+                "padding": self.padding,
+                "waited": self.waited,
             }
         )
 

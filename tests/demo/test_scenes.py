@@ -8,6 +8,7 @@ import pytest
 from radar_callback.benchmark.mini import ABILITIES
 from radar_callback.benchmark.mini.canvas import COLOURS
 from radar_callback.benchmark.mini.items import item
+from radar_callback.benchmark.mini.objects import THINGS
 from radar_callback.benchmark.mini.shapes import SHAPES
 from radar_callback.benchmark.sample import decode_image
 from radar_callback.demo.captions import caption
@@ -44,6 +45,8 @@ def test_every_perceptual_property_turns_up(scenes):
     assert len({figure.size for figure in figures}) == 7  # six words, and none for what is neither small nor large
     assert len({scene.quality for scene in scenes}) == 6
     assert {len(scene.figures) for scene in scenes} >= {1, 2, 3, 4, 5, 6}
+    assert {scene.thing for scene in scenes} == {None, *THINGS}
+    assert all(bool(scene.figures) != bool(scene.thing) for scene in scenes)
 
 
 def all_sentences(scene: Scene) -> set[str]:
@@ -68,6 +71,12 @@ def test_what_is_said_of_one_figure():
     } <= said
     words = Counter(word for sentence in said for word in sentence.lower().split())
     assert not set(words) & {"blue", "small", "dotted", "right", "bottom", "circle", "blurry"}
+
+
+def test_what_is_said_of_a_thing():
+    said = all_sentences(Scene(draw_scene(Random(0), 48).image, (), "clear", thing="house"))
+    assert {"A house.", "The picture shows a house.", "There is a house."} <= said
+    assert all("house" in sentence or sentence.endswith("clear.") for sentence in said)
 
 
 def test_what_is_said_of_a_group():

@@ -123,7 +123,7 @@ def still(family: Any, images: Any, ids: Any, **settings: Any) -> Any:
     return image_only(family, images, ids, settings)
 
 
-def _qwen(generation: str, vision: dict[str, Any], **text: Any) -> Family:
+def _qwen(generation: str, vision: dict[str, Any], processor: str | None = None, **text: Any) -> Family:
     ids = tokenizer(
         "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
         pad="<|endoftext|>",
@@ -142,11 +142,10 @@ def _qwen(generation: str, vision: dict[str, Any], **text: Any) -> Family:
                      "rope_theta": 10000.0}, **vocabulary(ids), **text},
         **names,
     )  # fmt: skip
-    processor = still(getattr(hf, f"{generation}Processor"), images, ids)
     return made(
         getattr(hf, f"{generation}ForConditionalGeneration"),
         config,
-        processor,
+        still(getattr(hf, processor or f"{generation}Processor"), images, ids),
         "<|vision_start|><|image_pad|><|vision_end|>",
     )
 
@@ -163,6 +162,23 @@ def qwen2_5_vl() -> Family:
 def qwen3_vl() -> Family:
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64}
     return _qwen("Qwen3VL", {**vision, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}, head_dim=16)
+
+
+def qwen3_5() -> Family:
+    """A layer with a state in place of attention: nobody can ask it what a token may see."""
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+    }
+    state = {f"linear_{part}_head_dim": 16 for part in ("key", "value")}
+    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    return _qwen(
+        "Qwen3_5", vision, processor="Qwen3VLProcessor", head_dim=16, layer_types=["linear_attention", "full_attention"],
+        linear_num_key_heads=2, linear_num_value_heads=4, rope_parameters=rope, **state,
+    )  # fmt: skip
 
 
 def llava() -> Family:
@@ -236,18 +252,27 @@ def smolvlm() -> Family:
     return _idefics("SmolVLM", SmolVLMImageProcessorPil, partial(still, hf.SmolVLMProcessor))
 
 
-def paligemma() -> Family:
+def _paligemma(text: Any) -> Family:
     ids = tokenizer("<image>", first="<bos>", image_token="<image>")
     images = SiglipImageProcessorPil(size=SQUARE)
     images.image_seq_length = (SIDE // PATCH) ** 2
     processor = hf.PaliGemmaProcessor(images, ids)
     config = hf.PaliGemmaConfig(
         vision_config=hf.SiglipVisionConfig(**VISION, **SQUARES, vision_use_head=False, projection_dim=48),
-        text_config=hf.GemmaConfig(**TEXT, head_dim=12, **vocabulary(ids)),
+        text_config=text(**TEXT, head_dim=12, **vocabulary(ids)),
         image_token_index=ids.image_token_id,
         projection_dim=48,
     )
     return made(hf.PaliGemmaForConditionalGeneration, config, processor, "<image>")
+
+
+def paligemma() -> Family:
+    return _paligemma(hf.GemmaConfig)
+
+
+def paligemma2() -> Family:
+    """Two kinds of layers, one of them with a window shorter than most prompts."""
+    return _paligemma(partial(hf.Gemma2Config, query_pre_attn_scalar=12, sliding_window=16))
 
 
 def gemma3() -> Family:
@@ -306,6 +331,7 @@ def blip2() -> Family:
 FAMILIES: dict[str, Callable[[], Family]] = {
     build.__name__: cache(build)
     for build in (
-        qwen2_vl, qwen2_5_vl, qwen3_vl, llava, llava_onevision, internvl, smolvlm, idefics3, paligemma, gemma3, mllama, blip2,
+        qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_5, llava, llava_onevision, internvl, smolvlm, idefics3, paligemma, paligemma2,
+        gemma3, mllama, blip2,
     )
 }  # fmt: skip

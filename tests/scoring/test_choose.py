@@ -1,5 +1,6 @@
 """The fast way is trusted where it agrees with the reference, and only there: mistakes that somebody could make are caught."""
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -8,14 +9,15 @@ import torch
 
 from radar_callback import Benchmark, RadarEvaluator
 from radar_callback.errors import ConfigError
-from radar_callback.scoring import packed
-from radar_callback.scoring.choose import compare, various
+from radar_callback.scoring import cached, packed
+from radar_callback.scoring.check import check
+from radar_callback.scoring.choose import WAYS, various
 from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.packed import PackedScorer
 from radar_callback.scoring.reference import ReferenceScorer
 from tests.helpers import tiny
 from tests.helpers.families import FAMILIES
-from tests.scoring.test_families import encoder, taken
+from tests.scoring.test_families import REFUSED, encoder, taken
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +25,35 @@ def folder(tmp_path_factory):
     return tiny.benchmark(tmp_path_factory.mktemp("bench") / "tiny", n=30)
 
 
-def verdict(name="llava"):
+def verdict(name="llava", way="packed", dtype=torch.float32):
     model, processor = FAMILIES[name]()
+    if dtype != torch.float32:
+        model = copy.deepcopy(model).to(dtype)
     pad = processor.tokenizer.pad_token_id
     samples = [encoder(name)(sample) for sample in taken(name)]
     groups = [[s for s in samples if s.prompt_images == n] for n in {s.prompt_images for s in samples}]
     with torch.no_grad():
-        return compare(PackedScorer(model, pad), ReferenceScorer(model, pad), groups)
+        return check(WAYS[way](model, pad), ReferenceScorer(model, pad), groups)
 
 
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_packed_way_proves_itself_on_every_family(name):
-    assert verdict(name).agrees, verdict(name).why
+def test_every_family_gets_the_packed_way_unless_it_cannot(name, dtype, caplog):
+    for way in ("packed", "cached"):
+        found = verdict(name, way, dtype)
+        assert found.agrees == ((name, way) not in REFUSED), f"{way}: {found.why}"
 
 
 def off_by_one(monkeypatch):
     right = packed.positions
-    behind = lambda inner, inputs, tree: right(inner, inputs, tree) + (tree.branch > 0)  # noqa: E731
+
+    def behind(inner, inputs, tree):
+        ids, following = right(inner, inputs, tree)
+        return ids + (tree.branch > 0), following
+
     monkeypatch.setattr(packed, "positions", behind)
 
 
@@ -47,8 +61,8 @@ def candidates_see_each_other(monkeypatch):
     right = packed.pack
 
     def together(samples, pad_token_id):
-        inputs, tree, reading = right(samples, pad_token_id)
-        return inputs, replace(tree, branch=tree.branch.clamp(max=0)), reading
+        inputs, tree, *rest = right(samples, pad_token_id)
+        return inputs, replace(tree, branch=tree.branch.clamp(max=0)), *rest
 
     monkeypatch.setattr(packed, "pack", together)
 
@@ -67,10 +81,23 @@ def last_token_dropped(monkeypatch):
 @pytest.mark.parametrize(
     "mistake", [off_by_one, candidates_see_each_other, images_in_the_wrong_order, last_token_dropped]
 )
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "paligemma", "gemma3", "idefics3"])
-def test_a_mistake_in_the_packed_way_is_caught(mistake, name, monkeypatch):
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_mistake_in_the_packed_way_is_caught(mistake, name, dtype, monkeypatch):
     mistake(monkeypatch)
-    assert not verdict(name).agrees
+    assert not verdict(name, dtype=dtype).agrees
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_mistake_in_the_cached_way_is_caught(dtype, monkeypatch):
+    right = cached.positions
+
+    def behind(*args):
+        ids, following = right(*args)
+        return ids, following + 1
+
+    monkeypatch.setattr(cached, "positions", behind)
+    assert not verdict("qwen2_vl", "cached", dtype).agrees
 
 
 def test_a_model_that_does_not_honour_it_is_scored_the_slow_way_and_the_log_says_so(folder, caplog):
@@ -85,9 +112,7 @@ def test_a_model_that_does_not_honour_it_is_scored_the_slow_way_and_the_log_says
     model.__class__ = Stubborn
     with caplog.at_level(logging.INFO):
         result = RadarEvaluator(model, tiny.llava_processor(), folder).evaluate()
-    assert (
-        "Scoring with the reference way, which is slower: the packed one does not agree with it (largest" in caplog.text
-    )
+    assert "The packed way does not agree (largest" in caplog.text
     assert result.abilities == expected.abilities
 
 
@@ -119,11 +144,39 @@ def test_the_choice_is_made_once_and_left_no_trace(folder, caplog):
     assert model.config.get_text_config()._attn_implementation == before == "sdpa"
 
 
-def test_half_precision_is_scored_the_reference_way_for_now(folder, caplog):
+def test_half_precision_gets_the_packed_way_too(folder, caplog):
     model = tiny.llava().to(torch.bfloat16).eval()
     with caplog.at_level(logging.INFO):
-        RadarEvaluator(model, tiny.llava_processor(), folder).evaluate()
-    assert "reference way: the model is in torch.bfloat16" in caplog.text
+        result = RadarEvaluator(model, tiny.llava_processor(), folder).evaluate()
+    assert "Scoring with the packed way, which agrees with the reference" in caplog.text
+    assert "times its rounding" in caplog.text and result.coverage == 1
+
+
+def test_a_model_that_is_wrapped_or_cast_otherwise_is_checked_again(folder, caplog):
+    model = tiny.llava().eval()
+    evaluator = RadarEvaluator(model, tiny.llava_processor(), folder)
+    with caplog.at_level(logging.INFO):
+        evaluator.evaluate()
+        evaluator.evaluate()
+        assert caplog.text.count("agrees with the reference") == 1
+        evaluator.model = model.to(torch.bfloat16)
+        evaluator.evaluate()
+    assert caplog.text.count("agrees with the reference") == 2
+
+
+def test_a_model_whose_logits_are_not_finite_is_checked_again_later(folder, caplog):
+    model = tiny.llava().eval()
+    weight = model.lm_head.weight
+    whole = weight.detach().clone()
+    evaluator = RadarEvaluator(model, tiny.llava_processor(), folder)
+    with torch.no_grad():
+        weight.fill_(float("nan"))
+        assert evaluator.evaluate().coverage == 0
+        assert "the model's logits are not finite" in caplog.text
+        weight.copy_(whole)
+    with caplog.at_level(logging.INFO):
+        assert evaluator.evaluate().coverage == 1
+    assert "Scoring with the packed way" in caplog.text
 
 
 def test_eager_attention_gives_the_same(folder):
@@ -139,17 +192,14 @@ def test_eager_attention_gives_the_same(folder):
 
 
 def test_an_unknown_way_is_refused(folder):
-    with pytest.raises(ConfigError, match="Unknown scorer 'magic': expected 'auto', 'packed', 'reference'"):
+    with pytest.raises(ConfigError, match="Unknown scorer 'magic': expected 'auto', 'packed', 'cached', 'reference'"):
         RadarEvaluator(tiny.llava(), tiny.llava_processor(), folder, scorer="magic")
 
 
 def test_the_handful_holds_what_differs_most(folder):
     items = Benchmark(folder).items
-    groups = various(items)
-    chosen = [i for group in groups for i in group]
+    chosen = various(items)
     assert 3 <= len(chosen) <= 8
-    for group in groups:
-        assert len({items[i].n_images for i in group}) == 1
     assert {len(items[i].candidate_chars) for i in chosen} >= {2, 5}
     assert len({items[i].n_images for i in chosen}) == len({item.n_images for item in items})
 

@@ -34,13 +34,16 @@ def expected(golden):
     }, document
 
 
+def scored(source, model_folder, folder, **settings):
+    found = read_m3bench(source, option_order="authors")
+    write_shards(found.samples, folder, name=found.name, groups=found.groups)
+    model = AutoModelForImageTextToText.from_pretrained(model_folder, attn_implementation="sdpa")
+    return RadarEvaluator(model, load_processor(model_folder), folder, **settings).evaluate(per_sample=True)
+
+
 @pytest.fixture(scope="module")
 def result(golden, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("m3") / "bench"
-    found = read_m3bench(golden / "m3bench", option_order="authors")
-    write_shards(found.samples, folder, name=found.name, groups=found.groups)
-    model = AutoModelForImageTextToText.from_pretrained(golden / "tiny_qwen2vl", attn_implementation="sdpa")
-    return RadarEvaluator(model, load_processor(golden / "tiny_qwen2vl"), folder).evaluate(per_sample=True)
+    return scored(golden / "m3bench", golden / "tiny_qwen2vl", tmp_path_factory.mktemp("m3") / "bench")
 
 
 def id_of(item) -> tuple[str, str]:
@@ -110,3 +113,24 @@ def test_chance_is_one_over_the_number_of_candidates(result):
         for item in items:
             by_category[item.category].append(1 / len(item.candidates))
         assert row["chance"] == pytest.approx(mean(map(mean, by_category.values())), abs=1e-8)
+
+
+def test_where_the_script_has_a_quirk_the_right_thing_is_done(golden, tmp_path):
+    """Padding tokens in a text, a missing image, …: what the set calls clean, one candidate a forward without padding, counts."""
+    result = scored(golden / "quirks" / "m3bench", golden / "tiny_qwen2vl", tmp_path / "bench")
+    document = json.loads((golden / "quirks" / "expected_qwen2vl.json").read_text())
+    files = [entry for dataset in document["datasets"].values() for entry in dataset["files"].items()]
+    wanted = {(name, sample["q_id"]): sample for name, found in files for sample in found["samples"]}
+    got = {id_of(item): item for item in result.items}
+    compared = set()
+    for key, item in got.items():
+        sample = wanted[key]
+        assert (item.prompt, list(item.candidates)) == (sample["prompt_text"], sample["answers"])
+        if sample["images_already_fitted"]:
+            assert item.mean_logits == pytest.approx(sample["clean_answers_avg_logits"], abs=1e-5), key
+            compared |= set(sample["quirks"])
+    assert compared >= {"no_image", "pad_token_in_question", "pad_id_inside_text"}
+    # An answer that is also a distractor has no score; the other one shows too many images.
+    lost = {quirk for key in wanted.keys() - got.keys() for quirk in wanted[key]["quirks"]}
+    assert lost == {"duplicate_candidates", "skipped_too_many_images"}
+    assert result.failures == {"invalid": 1, "too_many_images": 1}

@@ -34,8 +34,12 @@ def _facts(scene: Scene, rng: Random) -> list[Sequence[str]]:
     singles = [figure for figure in scene.figures if names[figure.name] == 1]
     facts: list[Sequence[str]] = [_number(name, number) for name, number in names.items() if number > 1]
     alone = len(scene.figures) == 1
+    if scene.thing:
+        facts.append([*_there_is(scene.thing), *_shown(scene.thing)])
+    largest = max((figure.r for figure in scene.figures), default=0.0)
     for figure in singles:
-        facts += _about(figure, alone)
+        # People write about what catches the eye.
+        facts += _about(figure, alone) * (1 if figure.r < largest / 1.4 else 3)
     if len(singles) == len(scene.figures) == 2:
         facts.append(_relation(*rng.sample(singles, 2)))
     if scene.quality != "clear" or rng.random() < 0.15:
@@ -80,13 +84,24 @@ def _about(figure: Figure, alone: bool) -> list[Sequence[str]]:
 
 def _naming(figure: Figure, alone: bool) -> Sequence[str]:
     described = " ".join(word for word in (figure.size, figure.colour, figure.name) if word)
-    a = _article(described)
-    forms = [f"{a.capitalize()} {described}", f"There is {a} {described}", f"In the picture there is {a} {described}"]
-    if alone:
-        forms += [f"The picture shows {a} {described}", f"This is a picture of {a} {described}"]
-        forms += [f"The shape is a {figure.name}", f"The shape in the picture is a {figure.name}"]
-        forms += [f"The {figure.colour} shape is a {figure.name}"]
-    return forms
+    if not alone:
+        return _there_is(described)
+    return [
+        *_there_is(described),
+        *_shown(described),
+        f"The shape is a {figure.name}",
+        f"The shape in the picture is a {figure.name}",
+        f"The {figure.colour} shape is a {figure.name}",
+    ]
+
+
+def _there_is(what: str) -> list[str]:
+    a = _article(what)
+    return [f"{a.capitalize()} {what}", f"There is {a} {what}", f"In the picture there is {a} {what}"]
+
+
+def _shown(what: str) -> list[str]:
+    return [f"The picture shows {_article(what)} {what}", f"This is a picture of {_article(what)} {what}"]
 
 
 def _relation(one: Figure, other: Figure) -> Sequence[str]:

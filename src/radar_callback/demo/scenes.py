@@ -1,4 +1,4 @@
-"""Drawn scenes for a small model to learn from: single shapes, groups, pairs, in good and bad pictures.
+"""Drawn scenes for a small model to learn from: single shapes, groups, pairs and things, in good and bad pictures.
 
 They come from the same paint box as radar-mini, as photographs for training and for testing come from the same world, but none
 is one of its items: scenes have their own random stream, are composed in their own way, and know no question.
@@ -13,6 +13,7 @@ from random import Random
 from PIL import Image
 
 from radar_callback.benchmark.mini.canvas import COLOURS, Canvas, shade
+from radar_callback.benchmark.mini.objects import THINGS, draw_thing
 from radar_callback.benchmark.mini.perception import PLACES, QUALITIES, SIZES, quality_filters
 from radar_callback.benchmark.mini.shapes import SHAPES, draw_shape, places
 
@@ -53,13 +54,15 @@ class Scene:
 
     Attributes:
         image: The picture, RGB.
-        figures: All that is drawn.
+        figures: All shapes in it.
         quality: A word for the quality of the picture.
+        thing: What it shows if it shows no shapes: a house, a cat.
     """
 
     image: Image.Image
     figures: tuple[Figure, ...]
     quality: str
+    thing: str | None = None
 
 
 def draw_scene(rng: Random, side: int) -> Scene:
@@ -70,12 +73,21 @@ def draw_scene(rng: Random, side: int) -> Scene:
         side: Pixels of the picture.
     """
     canvas = Canvas(rng, side, oversample=3)
-    figures = rng.choices([_solo, _group, _pair], weights=[13, 2, 5])[0](rng)
+    kind = rng.choices([_solo, _group, _pair, None], weights=[12, 2, 3, 6])[0]
+    figures = kind(rng) if kind else ()
     for figure in figures:
         _draw(canvas, rng, figure)
-    quality = rng.choice(QUALITIES) if rng.random() < 0.25 else "clear"
+    thing = None if kind else _thing(canvas, rng)
+    quality = rng.choice(QUALITIES) if rng.random() < 0.2 else "clear"
     canvas.finish(quality_filters(rng)[quality])
-    return Scene(canvas.image(), figures, quality)
+    return Scene(canvas.image(), figures, quality, thing)
+
+
+def _thing(canvas: Canvas, rng: Random) -> str:
+    name, r = rng.choice(list(THINGS)), rng.uniform(0.24, 0.42)
+    ((x, y),) = places(rng, [r])
+    draw_thing(canvas, name, x, y, r, rng)
+    return name
 
 
 def _draw(canvas: Canvas, rng: Random, figure: Figure) -> None:
@@ -114,8 +126,13 @@ def _group(rng: Random) -> tuple[Figure, ...]:
 
 
 def _pair(rng: Random) -> tuple[Figure, ...]:
-    radii = [rng.uniform(0.11, 0.28), rng.uniform(0.1, 0.15)]
-    where = places(rng, radii) if radii[0] > 0.17 else rng.sample(list(PLACES.values()), 2)
+    """Two shapes: as large as each other, each at a place that has a name, or one that catches the eye and one beside it."""
+    if rng.random() < 0.6:
+        radii = [rng.uniform(0.11, 0.16) for _ in range(2)]
+        where = rng.sample(list(PLACES.values()), 2)
+    else:
+        radii = [rng.uniform(0.2, 0.33), rng.uniform(0.1, 0.14)]
+        where = places(rng, radii)
     return tuple(
         _figure(rng, name, x, y, r) for name, (x, y), r in zip(rng.sample(SHAPES, 2), where, radii, strict=True)
     )

@@ -16,7 +16,7 @@ from radar_callback.demo.data import ScenesDataModule, captions_only
 from radar_callback.demo.model import build_model, build_processor, train_tokenizer
 from radar_callback.demo.optimizer import MuonWithAdamW
 
-STEPS = 1850
+STEPS = 1700
 BATCH_SIZE = 64
 EVALUATIONS = 10
 ITEMS_PER_ABILITY = 64

@@ -58,9 +58,10 @@ class RadarCallback(Callback):
         processor: The model's processor, or the folder or hub name to load it from.
         prompt: `"plain"`, `"chat"`, a template with `{question}`, or a function; see
             :func:`radar_callback.scoring.prompt.prompt_builder`.
-        scorer: `"auto"`, `"packed"` or `"reference"`; see :class:`radar_callback.evaluator.RadarEvaluator`.
+        scorer: `"auto"`, `"packed"`, `"cached"` or `"reference"`; see :class:`radar_callback.evaluator.RadarEvaluator`.
         items_per_ability: Score only so many items of each ability, always the same ones.
-        batch_tokens: Bound on the tokens of a batch.
+        batch_tokens: Bound on the tokens of a batch; found if left out.
+        workers: Processes that prepare items ahead of the model; found if left out.
         on_error: `"log"`: an evaluation that raises is logged and counted, and training goes on. `"raise"`: it ends the run.
             What can never work (no processor, unknown benchmark) raises before the first step either way.
         progress: Show a progress bar during an evaluation, where the Trainer shows one.
@@ -87,7 +88,8 @@ class RadarCallback(Callback):
         prompt: PromptStyle = "plain",
         scorer: ScorerName = "auto",
         items_per_ability: int | None = None,
-        batch_tokens: int = 8192,
+        batch_tokens: int | None = None,
+        workers: int | None = None,
         on_error: Literal["log", "raise"] = "log",
         progress: bool = True,
     ) -> None:
@@ -108,6 +110,7 @@ class RadarCallback(Callback):
         self._scorer: ScorerName = scorer
         self._items_per_ability = items_per_ability
         self._batch_tokens = batch_tokens
+        self._workers = workers
         self._progress = progress
         self._evaluator: RadarEvaluator | None = None
         self._history: History | None = None
@@ -157,6 +160,7 @@ class RadarCallback(Callback):
             # Lightning's smoke test: one item of each ability is enough to see that everything fits together.
             items_per_ability=1 if trainer.fast_dev_run else self._items_per_ability,  # type: ignore[attr-defined]
             batch_tokens=self._batch_tokens,
+            workers=self._workers,
             forward_context=trainer.precision_plugin.forward_context,
         )
 

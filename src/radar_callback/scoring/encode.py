@@ -39,6 +39,11 @@ class Tail:
     ids: Tensor
     scored: int
 
+    @property
+    def content(self) -> Tensor:
+        """The scored ids, those at the end."""
+        return self.ids[len(self.ids) - self.scored :]
+
 
 @dataclass(frozen=True)
 class EncodedSample:

@@ -12,44 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from radar_callback.errors import RadarError
 from radar_callback.scoring.encode import EncodedSample
-from radar_callback.scoring.reading import CandidateScores, Reading
+from radar_callback.scoring.reading import Reading, kept
 from radar_callback.scoring.rows import token_inputs, vision_inputs
-from radar_callback.scoring.scorer import Scorer, unwrapped
-
-PREFIX, PADDING = 0, -1
-
-
-class NotSupportedError(RadarError):
-    """A way of scoring cannot be used with this model; another one can."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """Where each token of packed rows belongs; all tensors `[B, L]` but the last.
-
-    Attributes:
-        branch: `PADDING`, `PREFIX`, or the candidate's number from 1.
-        order: The token's place in the item's own order, in which every candidate follows the prefix.
-        start: `[B]` column in which the row begins behind its padding.
-    """
-
-    branch: Tensor
-    order: Tensor
-    start: Tensor
-
-    def to(self, device: torch.device) -> Tree:
-        """The same on another device."""
-        return Tree(self.branch.to(device), self.order.to(device), self.start.to(device))
-
+from radar_callback.scoring.scorer import NotSupportedError, Scorer, unwrapped
+from radar_callback.scoring.tree import PADDING, PREFIX, Tree, positions
 
 _tree: ContextVar[tuple[Tree, list[bool]] | None] = ContextVar("radar_callback_tree", default=None)
 """The rows that are being scored, for the mask function, which the model calls; and whether it has been called."""
@@ -68,31 +41,34 @@ class PackedScorer(Scorer):
     name = "packed"
     together = True
 
-    def __call__(self, samples: Sequence[EncodedSample]) -> CandidateScores:
-        """See :meth:`Scorer.__call__`."""
+    def predict(self, samples: Sequence[EncodedSample]) -> tuple[Tensor, Reading]:
+        """See :meth:`Scorer.predict`."""
         inner = unwrapped(self.model)
         if not self._accepts("position_ids"):
             raise NotSupportedError(f"{type(inner).__name__}.forward takes no position_ids")
-        inputs, tree, reading = pack(samples, self.pad_token_id)
-        inputs["position_ids"] = positions(inner, inputs, tree)
+        inputs, tree, keep, reading = pack(samples, self.pad_token_id)
+        inputs["position_ids"], _ = positions(inner, inputs, tree)
         asked: list[bool] = []
         token = _tree.set((tree.to(self._device), asked))
         try:
             with _own_attention(inner.config.get_text_config()):
-                scores = self._read(inputs, reading)
+                logits, _ = self._forward(inputs, keep)
         finally:
             _tree.reset(token)
         if not asked:
             raise NotSupportedError(f"{type(inner).__name__} makes its attention masks in a way of its own")
-        return scores
+        return logits, reading.to(self._device)
 
 
-def pack(samples: Sequence[EncodedSample], pad_token_id: int) -> tuple[dict[str, Tensor], Tree, Reading]:
+def pack(samples: Sequence[EncodedSample], pad_token_id: int) -> tuple[dict[str, Tensor], Tree, Tensor, Reading]:
     """Packed rows, padded on the left so that their ends align.
 
     Args:
         samples: At least one item.
         pad_token_id: Any id that is no image token.
+
+    Returns:
+        Inputs by name; where each token belongs; `[B, L]` where logits are needed; which is read for which token.
 
     Raises:
         ValueError: If these items cannot share a batch.
@@ -104,8 +80,7 @@ def pack(samples: Sequence[EncodedSample], pad_token_id: int) -> tuple[dict[str,
         **vision_inputs(samples),
     }
     length = inputs["input_ids"].shape[1]
-    keep = 1 + max(map(len, behind))
-    branch, order, entries = [], [], []
+    branch, order, places = [], [], []
     for row, (sample, parts) in enumerate(zip(samples, branches, strict=True)):
         prefix, sizes = sample.prefix_length, [len(part) for part in parts]
         left = length - prefix - sum(sizes)
@@ -113,35 +88,17 @@ def pack(samples: Sequence[EncodedSample], pad_token_id: int) -> tuple[dict[str,
         place = torch.cat([torch.arange(prefix), *(prefix + torch.arange(size) for size in sizes)])
         branch.append(pad(owner, (left, 0), value=PADDING))
         order.append(pad(place, (left, 0)))
-        # Columns counted within the kept ones; a candidate's first token is predicted at the end of the prefix.
-        end_of_prefix = keep - 1 - sum(sizes)
+        # A candidate's first token is predicted at the end of the prefix, each further one at the token before it.
+        end_of_prefix = row * length + left + prefix - 1
         begin = end_of_prefix + 1
         for tail, size in zip(sample.tails, sizes, strict=True):
-            columns = [end_of_prefix, *range(begin, begin + size)]
-            entries.append((row, columns[len(tail.ids) - tail.scored :], tail.ids[len(tail.ids) - tail.scored :]))
+            predicting = torch.tensor([end_of_prefix, *range(begin, begin + size)])
+            places.append(predicting[len(tail.ids) - tail.scored :])
             begin += size
     tree = Tree(torch.stack(branch), torch.stack(order), torch.tensor([int((b == PADDING).sum()) for b in branch]))
-    return inputs, tree, Reading.of(keep, entries, tuple(len(sample.tails) for sample in samples))
-
-
-def positions(inner: Any, inputs: dict[str, Tensor], tree: Tree) -> Tensor:
-    """Position ids of packed rows: `[B, L]`, or `[3, B, L]` for models whose positions have three axes.
-
-    Args:
-        inner: The Hugging Face model; one with three axes has `get_rope_index`, which knows how images are laid out.
-        inputs: The rows' token-wise inputs.
-        tree: Where each token belongs.
-    """
-    rope = next((m.get_rope_index for m in inner.modules() if hasattr(m, "get_rope_index")), None)
-    if rope is None:
-        return tree.order
-    layout = {name: inputs[name] for name in ("image_grid_thw", "mm_token_type_ids") if name in inputs}
-    prefix = tree.branch == PREFIX
-    axes, _ = rope(inputs["input_ids"], attention_mask=prefix.long(), **layout)
-    # Behind the prefix all axes count on together, from one more than the largest number in it.
-    following = axes.masked_fill(~prefix, -1).amax((0, 2)) + 1
-    behind = following[:, None] + tree.order - prefix.sum(1, keepdim=True)
-    return torch.where(tree.branch > PREFIX, behind, axes)
+    keep, index = kept(places, len(samples), length)
+    tokens = [tail.content for sample in samples for tail in sample.tails]
+    return inputs, tree, keep, Reading.of(index, tokens, tuple(len(sample.tails) for sample in samples))
 
 
 @contextmanager

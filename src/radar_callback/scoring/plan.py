@@ -6,26 +6,27 @@ the bits of its logits, and every rank knows before the first forward how many t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from radar_callback.benchmark.manifest import Item
 
-CHARACTERS_A_TOKEN = 3.5
-"""Rough, and only used to balance batches; a wrong guess costs speed, never correctness."""
 
-
-def row_lengths(items: Sequence[Item], tokens_an_image: float, together: bool) -> list[float]:
-    """Estimated tokens of each item's longest row.
+def row_lengths(
+    items: Sequence[Item], image_tokens: Callable[[int, int], float], characters_a_token: float, together: bool
+) -> list[float]:
+    """Estimated tokens of each item's longest row. A wrong guess costs speed, never correctness.
 
     Args:
         items: Entries of the manifest.
-        tokens_an_image: What one image becomes in this model.
+        image_tokens: What an image of some width and height becomes in this model.
+        characters_a_token: Of texts like the benchmark's, in this model's tokeniser.
         together: Whether all candidates of an item stand in one row, or each in a row of its own.
     """
     candidates = sum if together else max
     return [
-        item.n_images * tokens_an_image + (item.question_chars + candidates(item.candidate_chars)) / CHARACTERS_A_TOKEN
+        sum(image_tokens(*size) for size in item.image_sizes)
+        + (item.question_chars + candidates(item.candidate_chars)) / characters_a_token
         for item in items
     ]
 

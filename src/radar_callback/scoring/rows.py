@@ -33,6 +33,28 @@ def token_inputs(rows: Sequence[tuple[EncodedSample, Tensor]], pad_token_id: int
     }
 
 
+def following_inputs(
+    samples: Sequence[EncodedSample], ids: Sequence[Tensor], length: int, pad_token_id: int
+) -> dict[str, Tensor]:
+    """Token-wise inputs of what stands behind prefixes that the model has seen already, padded on the right.
+
+    Args:
+        samples: Items.
+        ids: What follows, for each candidate of each item, in order.
+        length: Columns to fill.
+        pad_token_id: Any id that is no image token; padding is masked.
+
+    Returns:
+        By name, each `[candidates, length, …]`.
+    """
+    owners = [sample for sample in samples for _ in sample.tails]
+    rows = [
+        {name: _following(sample, part, name, length, pad_token_id) for name in sample.prefix}
+        for sample, part in zip(owners, ids, strict=True)
+    ]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
 def vision_inputs(samples: Sequence[EncodedSample]) -> dict[str, Tensor]:
     """Inputs that belong to images, of all items in order; an item that stands there twice brings its images twice."""
     # Names of all items: one without images has none of these.
@@ -50,16 +72,24 @@ def _check_alike(samples: Sequence[EncodedSample]) -> None:
 def _row(sample: EncodedSample, ids: Tensor, name: str, length: int, pad_token_id: int) -> Tensor:
     """One token-wise input `[1, length, …]` of one row: padding, prefix, what follows."""
     prefix = sample.prefix[name]
+    body = torch.cat([prefix, _following(sample, ids, name, len(ids), pad_token_id)], 1)
+    filler = pad_token_id if name == "input_ids" else 0
+    return pad(body, [0, 0] * (body.ndim - 2) + [length - body.shape[1], 0], value=filler)
+
+
+def _following(sample: EncodedSample, ids: Tensor, name: str, length: int, pad_token_id: int) -> Tensor:
+    """One token-wise input `[1, length, …]` of ids behind a prefix, padded on the right."""
+    prefix, filler = sample.prefix[name], 0
     if name == "input_ids":
-        body, filler = torch.cat([prefix, ids[None]], 1), pad_token_id
+        body, filler = ids[None], pad_token_id
     elif name == "attention_mask":
-        body, filler = torch.cat([prefix, prefix.new_ones(1, len(ids))], 1), 0
+        body = prefix.new_ones(1, len(ids))
     else:
         # Other token-wise inputs say what kind of token stands there. Inputs with more dimensions (Mllama's cross-attention
         # mask) go on as they were for the last token of the prompt.
         last = prefix[:, -1:] if prefix.ndim > 2 else prefix.new_full((1, 1), sample.tail_values.get(name, 0))
-        body, filler = torch.cat([prefix, last.expand(1, len(ids), *prefix.shape[2:])], 1), 0
-    return pad(body, [0, 0] * (body.ndim - 2) + [length - body.shape[1], 0], value=filler)
+        body = last.expand(1, len(ids), *prefix.shape[2:])
+    return pad(body, [0, 0] * (body.ndim - 2) + [0, length - len(ids)], value=filler)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the ways of scoring a batch have in common: one call of the model's top-level forward, and means of its logits."""
+"""What the ways of scoring a batch have in common: calls of the model's top-level forward, and means of its logits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from radar_callback.errors import RadarError
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.reading import CandidateScores, Reading, to_model
+
+
+class NotSupportedError(RadarError):
+    """A way of scoring cannot be used with this model; another one can."""
 
 
 class Scorer(ABC):
@@ -41,9 +46,12 @@ class Scorer(ABC):
         self._forward_context = forward_context
         parameter = next(p for p in model.parameters() if p.is_floating_point())
         self._device, self._dtype = parameter.device, parameter.dtype
-        self._parameters = inspect.signature(unwrapped(model).forward).parameters
+        inner = unwrapped(model)
+        self._parameters = inspect.signature(inner.forward).parameters
+        self._takes_places = _takes_places(inner)
+        self.fed = self.padded = 0
+        """Tokens given to the model so far, and how many of them were padding."""
 
-    @abstractmethod
     def __call__(self, samples: Sequence[EncodedSample]) -> CandidateScores:
         """Scores a batch of items.
 
@@ -53,28 +61,81 @@ class Scorer(ABC):
         Returns:
             `[N, K]` with K the largest number of candidates. NaN or infinite logits stay what they are.
         """
+        logits, reading = self.predict(samples)
+        with torch.autocast(device_type=self._device.type, enabled=False):
+            return reading.means(logits)
+
+    @abstractmethod
+    def predict(self, samples: Sequence[EncodedSample]) -> tuple[Tensor, Reading]:
+        """Logits `[N, vocabulary]` at the places where a scored token is predicted, and which is read for which token."""
 
     def _accepts(self, name: str) -> bool:
         variable = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
         return name in self._parameters or variable
 
-    def _read(self, inputs: dict[str, Tensor], reading: Reading) -> CandidateScores:
-        """One forward, without a cache, and the means of what it predicts."""
-        options: dict[str, Any] = {"use_cache": False} if self._accepts("use_cache") else {}
-        if "logits_to_keep" in self._parameters:
-            options["logits_to_keep"] = reading.keep
-        with self._forward_context():
-            logits = self.model(**to_model(inputs, self._device, self._dtype), **options).logits
-        with torch.autocast(device_type=self._device.type, enabled=False):
-            return reading.to(self._device).means(logits)
+    def _forward(
+        self, inputs: dict[str, Tensor], keep: Tensor, *, use_cache: bool = False, **options: Any
+    ) -> tuple[Tensor, Any]:
+        """One forward.
+
+        Args:
+            inputs: By name.
+            keep: `[rows, length]` boolean: where logits are needed.
+            use_cache: Whether keys and values are wanted.
+            options: What else the model is given.
+
+        Returns:
+            Logits `[N, vocabulary]` where `keep` is true, row by row, and all that the model returned.
+        """
+        if self._accepts("use_cache"):
+            options["use_cache"] = use_cache
+        ids = inputs["input_ids"]
+        self.fed += ids.numel()
+        self.padded += ids.numel() - int(inputs["attention_mask"][:, -ids.shape[1] :].sum())
+        keep = keep.to(self._device)
+        if self._takes_places:
+            options["logits_to_keep"] = keep
+        elif "logits_to_keep" in self._parameters:
+            options["logits_to_keep"] = keep.shape[1] - int(keep.any(0).nonzero()[0])
+        # Rows have other lengths than those of training: a compiled model would be compiled again for each.
+        with self._forward_context(), torch.compiler.set_stance("force_eager"):
+            output = self.model(**to_model(inputs, self._device, self._dtype), **options)
+        logits: Tensor = output.logits
+        if logits.ndim == 3:  # all columns, or the last ones
+            columns = keep[:, keep.shape[1] - logits.shape[1] :]
+            logits = logits[columns]
+        return logits, output
 
 
 def unwrapped(model: nn.Module) -> Any:
-    """The Hugging Face model inside wrappers such as DDP and torch.compile: to look at, never to be called."""
+    """The Hugging Face model inside wrappers such as DDP, torch.compile and PEFT: to look at, never to be called."""
     inner: Any = model
-    while not hasattr(inner, "config") or hasattr(inner, "_orig_mod"):
-        following = getattr(inner, "module", None) or getattr(inner, "_orig_mod", None)
-        if following is None:
+    while True:
+        if hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif not hasattr(inner, "config") and hasattr(inner, "module"):
+            inner = inner.module
+        else:
             return inner
-        inner = following
-    return inner
+
+
+def appearance(model: nn.Module) -> tuple[Any, ...]:
+    """What a way of scoring was checked with: the classes around and of the model, its attention, precision and device."""
+    layers, inner = [type(model).__qualname__], unwrapped(model)
+    kind = getattr(getattr(inner, "config", None), "_attn_implementation", None)
+    parameters = {(p.dtype, p.device.type, type(p).__name__) for p in model.parameters()}
+    return (*layers, type(inner).__qualname__, kind, frozenset(parameters))
+
+
+def _takes_places(inner: Any) -> bool:
+    """Whether `logits_to_keep` may be a boolean `[rows, length]`: so since transformers has one function for all models."""
+    from transformers import modeling_utils
+
+    ours = type(inner).forward.__module__.startswith("transformers.")
+    return (
+        ours
+        and "logits_to_keep" in inspect.signature(inner.forward).parameters
+        and hasattr(modeling_utils, "slice_logits_to_keep")
+    )

@@ -1,9 +1,27 @@
-"""Encoded items of a benchmark, read when asked for and remembered while there is room."""
+"""Encoded items of a benchmark: remembered while there is room, the others prepared by worker processes ahead of the model."""
 
 from __future__ import annotations
 
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
 from radar_callback.benchmark.reader import Benchmark
+from radar_callback.errors import ItemError, Reason
 from radar_callback.scoring.encode import EncodedSample, SampleEncoder
+
+WORTH_A_WORKER = 64
+"""Items from which on worker processes are started: they take a moment to start."""
+
+Encoded = EncodedSample | ItemError
+"""An item, or why there is none."""
 
 
 class EncodedBenchmark:
@@ -16,13 +34,25 @@ class EncodedBenchmark:
         benchmark: Where items come from.
         encode: Turns one into model inputs.
         cache_bytes: Bound on the memory that remembered items take on this rank.
+        workers: Processes that read and encode what is not remembered; 0: this process does. If None, as many as there are
+            cores to spare on this rank, 8 at most.
     """
 
-    def __init__(self, benchmark: Benchmark, encode: SampleEncoder, cache_bytes: int) -> None:
+    def __init__(
+        self, benchmark: Benchmark, encode: SampleEncoder, cache_bytes: int, workers: int | None = None
+    ) -> None:
         self.benchmark = benchmark
         self._encode = encode
-        self._room = cache_bytes
+        self._cache_bytes = self._room = cache_bytes
+        self._workers = spare_cores() if workers is None else workers
         self._kept: dict[int, EncodedSample] = {}
+        self._dtype = torch.float32
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """From now on gives pixels in the precision of the model, which they would be turned into anyway."""
+        if dtype != self._dtype:
+            self._dtype = dtype
+            self._kept, self._room = {}, self._cache_bytes
 
     def __getitem__(self, index: int) -> EncodedSample:
         """The encoded item at a position of the benchmark.
@@ -30,11 +60,105 @@ class EncodedBenchmark:
         Raises:
             ItemError: If it cannot be read or encoded. Never remembered: a file system may recover.
         """
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        encoded = self._encode(self.benchmark.read(index))
-        if encoded.nbytes <= self._room:
-            self._room -= encoded.nbytes
-            self._kept[index] = encoded
+        encoded = self._get(index)
+        if isinstance(encoded, ItemError):
+            raise encoded
         return encoded
+
+    def stream(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Encoded]]:
+        """Batch after batch, each in the order of its positions."""
+        missing = [[i for i in batch if i not in self._kept] for batch in batches]
+        if self._workers == 0 or sum(map(len, missing)) < WORTH_A_WORKER:
+            for batch in batches:
+                yield [self._get(i) for i in batch]
+            return
+        with _quiet_tokenizers():
+            # A generator of its own: an iterator would otherwise draw its seed from the stream that training draws from.
+            prepared = iter(
+                DataLoader(
+                    _Batches(missing, self),
+                    batch_size=None,
+                    num_workers=min(self._workers, len(batches)),
+                    generator=torch.Generator(),
+                )
+            )
+        for batch, absent, packets in zip(batches, missing, prepared, strict=True):
+            fresh = {i: self._keep(i, _unpacked(packet)) for i, packet in zip(absent, packets, strict=True)}
+            yield [fresh[i] if i in fresh else self._kept[i] for i in batch]
+
+    def encoded(self, index: int) -> Encoded:
+        """Reads and encodes an item, whatever is remembered."""
+        try:
+            sample = self._encode(self.benchmark.read(index))
+        except ItemError as error:
+            return error
+        vision = {name: x.to(self._dtype) if x.is_floating_point() else x for name, x in sample.vision.items()}
+        return replace(sample, vision=vision)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers, where processes start afresh: they need nothing that is remembered."""
+        return {**self.__dict__, "_kept": {}}
+
+    def _get(self, index: int) -> Encoded:
+        kept = self._kept.get(index)
+        return self._keep(index, self.encoded(index)) if kept is None else kept
+
+    def _keep(self, index: int, encoded: Encoded) -> Encoded:
+        if isinstance(encoded, EncodedSample) and encoded.nbytes <= self._room:
+            self._room -= encoded.nbytes
+            # Copied out of the memory shared with a worker, of which there is less, and which takes an open file each.
+            copies = {name: x.clone() if x.is_shared() else x for name, x in encoded.vision.items()}
+            self._kept[index] = encoded = replace(encoded, vision=copies)
+        return encoded
+
+
+def spare_cores() -> int:
+    """Cores that a rank can put to preparing items: its share of those this process may use, but for one; from 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, cores // max(1, ranks) - 1))
+
+
+Packet = tuple[bytes, dict[str, Tensor]] | tuple[str, str]
+"""What a worker sends: pixels through shared memory, all else (many small tensors) as bytes; or a reason and its detail."""
+
+
+class _Batches(Dataset[list[Packet]]):
+    """What is to be prepared, a batch at a time."""
+
+    def __init__(self, missing: Sequence[Sequence[int]], source: EncodedBenchmark) -> None:
+        self._missing = missing
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._missing)
+
+    def __getitem__(self, turn: int) -> list[Packet]:
+        return [_packed(self._source.encoded(i)) for i in self._missing[turn]]
+
+
+def _packed(encoded: Encoded) -> Packet:
+    if isinstance(encoded, ItemError):
+        return str(encoded.reason), encoded.detail
+    return pickle.dumps(replace(encoded, vision={})), dict(encoded.vision)
+
+
+def _unpacked(packet: Any) -> Encoded:
+    first, second = packet
+    if isinstance(first, str):
+        return ItemError(Reason(first), second)
+    sample: EncodedSample = pickle.loads(first)
+    return replace(sample, vision=second)
+
+
+@contextmanager
+def _quiet_tokenizers() -> Iterator[None]:
+    """The tokenizers library warns in every forked process unless it was told beforehand."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "false")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)

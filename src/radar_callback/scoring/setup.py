@@ -1,0 +1,157 @@
+"""What is settled before the first batch of an evaluation: the way of scoring this model gets, and the batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from radar_callback.benchmark.manifest import Item
+from radar_callback.errors import BenchmarkError, ItemError
+from radar_callback.ranks import Ranks
+from radar_callback.scoring.choose import WAYS, ScorerName, choose, various
+from radar_callback.scoring.cost import (
+    CPU_TOKENS,
+    bytes_a_token,
+    characters_a_token,
+    free_memory,
+    image_tokens,
+    token_budget,
+)
+from radar_callback.scoring.encode import EncodedSample
+from radar_callback.scoring.plan import form_batches, row_lengths
+from radar_callback.scoring.scorer import Scorer, appearance
+from radar_callback.scoring.source import EncodedBenchmark
+
+log = logging.getLogger(__name__)
+
+Make = Callable[[type[Scorer]], Scorer]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What an evaluation starts with.
+
+    Attributes:
+        scorer: For the model as it is now.
+        batches: Positions of items, the same on every rank.
+        spare: An item that an idle rank can score with weight zero, since sharded models need every rank in every forward.
+    """
+
+    scorer: Scorer
+    batches: list[tuple[int, ...]]
+    spare: EncodedSample
+
+
+class Setup:
+    """Settles things at the first evaluation, and anew when the model is wrapped or cast otherwise.
+
+    Args:
+        source: The items.
+        processor: The model's, which may know what an image costs.
+        scorer: A way of scoring, or `"auto"`.
+        batch_tokens: Bound on the tokens of a batch, padding counted; None finds one that needs no more memory than is free.
+    """
+
+    def __init__(
+        self, source: EncodedBenchmark, processor: Any, scorer: ScorerName = "auto", batch_tokens: int | None = None
+    ) -> None:
+        self._source = source
+        self._processor = processor
+        self._asked = scorer
+        self._batch_tokens = batch_tokens
+        self._face: tuple[Any, ...] | None = None
+        self._way: type[Scorer] | None = None
+        self._bytes = 0.0
+        self._budget = 0
+        self._batches: list[tuple[int, ...]] = []
+
+    def ready(self, model: nn.Module, make: Make, ranks: Ranks) -> Ready:
+        """Everything for the next evaluation.
+
+        Args:
+            model: The model.
+            make: Makes a scorer for it.
+            ranks: Who takes part; all must call this together.
+
+        Raises:
+            BenchmarkError: If not a single item can be read and encoded.
+        """
+        spare = self._spare()
+        face = appearance(model)
+        seen = self._seen(ranks) if face != self._face or self._way is None else []
+        if seen or self._way is None:
+            groups = _groups([one for _, one in seen]) or [[spare]]
+            way, final = (WAYS[self._asked], True) if self._asked in WAYS else choose(make, groups, ranks.all_agree)
+            scorer = make(way)
+            if self._batch_tokens is None and ranks.device.type == "cuda":
+                largest = max(groups, key=lambda group: sum(one.prefix_length for one in group))
+                self._bytes = bytes_a_token(lambda: _tokens(scorer, largest), ranks.device)
+            self._budget = 0
+            self._face, self._way = face if final else None, way
+        assert self._way is not None
+        scorer = make(self._way)
+        self._plan(seen, scorer.together, ranks)
+        return Ready(scorer, self._batches, spare)
+
+    def _plan(self, seen: Sequence[tuple[Item, EncodedSample]], together: bool, ranks: Ranks) -> None:
+        """Forms the batches, once: only when memory has become short are there new ones, which change the last bits."""
+        budget = int(ranks.least(self._tokens_that_fit(ranks)))
+        if self._budget and budget >= self._budget:
+            return
+        if self._budget:
+            log.warning("Less memory is free than before: batches now hold %d tokens, not %d.", budget, self._budget)
+            seen = self._seen(ranks)
+        self._budget = budget
+        items = self._source.benchmark.items
+        lengths = row_lengths(items, image_tokens(self._processor, seen), characters_a_token(seen), together)
+        rows = [1 if together else len(item.candidate_chars) for item in items]
+        # What one rank could read decides the estimates, so it decides for all.
+        self._batches = ranks.from_first(form_batches(lengths, rows, [item.n_images for item in items], budget))
+
+    def _tokens_that_fit(self, ranks: Ranks) -> int:
+        if self._batch_tokens is not None:
+            return self._batch_tokens
+        if ranks.device.type != "cuda":
+            return CPU_TOKENS
+        return token_budget(free_memory(ranks.device), self._bytes)
+
+    def _spare(self) -> EncodedSample:
+        benchmark, first = self._source.benchmark, None
+        for index in range(len(benchmark)):
+            try:
+                return self._source[index]
+            except ItemError as error:
+                first = first or error
+        raise BenchmarkError(
+            f"Expected items to score in benchmark {benchmark.name!r}, but none of its {len(benchmark)} can "
+            f"be used; the first says: {first}."
+        )
+
+    def _seen(self, ranks: Ranks) -> list[tuple[Item, EncodedSample]]:
+        """A handful of items as different as the benchmark has them, of which every rank can read all."""
+        items = self._source.benchmark.items
+        found = {}
+        chosen = various(items)
+        for index in chosen:
+            with suppress(ItemError):  # it is counted when it is its turn
+                found[index] = self._source[index]
+        everywhere = ranks.sum(torch.tensor([index in found for index in chosen]).long()) == ranks.size
+        return [(items[i], found[i]) for i, fine in zip(chosen, everywhere.tolist(), strict=True) if fine]
+
+
+def _groups(samples: Sequence[EncodedSample]) -> list[list[EncodedSample]]:
+    """Items that can share a batch."""
+    numbers = dict.fromkeys(sample.prompt_images for sample in samples)
+    return [[sample for sample in samples if sample.prompt_images == n] for n in numbers]
+
+
+def _tokens(scorer: Scorer, group: Sequence[EncodedSample]) -> int:
+    before = scorer.fed
+    scorer(group)
+    return scorer.fed - before

@@ -1,0 +1,127 @@
+"""What one evaluation has counted so far: scores, failures by reason, and single items where they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from radar_callback.benchmark.reader import Benchmark
+from radar_callback.benchmark.sample import Sample
+from radar_callback.errors import ItemError, Reason
+from radar_callback.functional import discrimination_success, soft_discrimination_score
+from radar_callback.metrics import SoftDiscriminationScore
+from radar_callback.ranks import Ranks
+from radar_callback.result import ItemScore
+from radar_callback.scoring.encode import EncodedSample
+from radar_callback.scoring.reading import CandidateScores
+
+log = logging.getLogger(__name__)
+
+
+class Tally:
+    """Counts every item of one evaluation exactly once, scored or not.
+
+    Args:
+        benchmark: Where the items come from.
+        ranks: Who takes part.
+        per_sample: Also keep every item's scores.
+    """
+
+    def __init__(self, benchmark: Benchmark, ranks: Ranks, per_sample: bool) -> None:
+        self._benchmark = benchmark
+        self._ranks = ranks
+        self._per_sample = per_sample
+        self._metric = SoftDiscriminationScore(benchmark.taxonomy).to(ranks.device)
+        self._failures: Counter[Reason] = Counter()
+        self._items: list[ItemScore] = []
+        self._unscored: list[dict[str, Any]] = []
+
+    def count(self, indices: Sequence[int], encoded: Sequence[EncodedSample], scores: CandidateScores) -> None:
+        """Counts a batch of scored items.
+
+        Args:
+            indices: Their positions in the benchmark.
+            encoded: The items.
+            scores: `[N, K]`.
+        """
+        entries = [self._benchmark.items[i] for i in indices]
+        self._metric.update(
+            scores.mean_logits,
+            scores.mask,
+            None,
+            [entry.ability for entry in entries],
+            logprobs=scores.mean_logprobs,
+            category=[entry.category for entry in entries],
+        )
+        finite = (scores.mean_logits.isfinite() & scores.mean_logprobs.isfinite()).all(1).tolist()
+        for index, fine in zip(indices, finite, strict=True):
+            if not fine:
+                self.fail(index, ItemError(Reason.NOT_FINITE, "a logit of one of its candidates is NaN or infinite"))
+        if self._per_sample:
+            self._keep(indices, encoded, scores, finite)
+
+    def fail(self, index: int, error: ItemError) -> None:
+        """Counts an item that was not scored; only the first of each kind is logged."""
+        self._failures[error.reason] += 1
+        if self._failures[error.reason] == 1:
+            log.warning("Not scored (%s; further ones of this kind are only counted): %s", error.reason, error.detail)
+        if self._per_sample:
+            item = self._benchmark.items[index]
+            row = {"key": item.key, "ability": item.ability, "reason": str(error.reason), "detail": error.detail}
+            self._unscored.append(row)
+
+    def result(self) -> dict[str, Any]:
+        """Everything counted, over all ranks: fields of a `RadarResult`."""
+        counts = self._ranks.sum(torch.tensor([self._failures[reason] for reason in Reason]))
+        failures = Counter(dict(zip(Reason, counts.tolist(), strict=True)))
+        skipped = self._benchmark.skipped
+        failures.update(Reason(entry.reason) for entry in skipped)
+        items, unscored = self._items, self._unscored
+        if self._per_sample:
+            order = {item.key: i for i, item in enumerate(self._benchmark.items)}
+            items = sorted(self._ranks.gather(items), key=lambda item: order[item.key])
+            unscored = self._ranks.gather(unscored)
+            unscored += [
+                {"key": s.key, "meta": s.meta, "ability": s.ability, "reason": s.reason, "detail": s.detail}
+                for s in skipped
+            ]
+        return {
+            **self._metric.compute(),
+            "samples": len(self._benchmark) + len(skipped),
+            "failed": failures.total(),
+            "failures": {str(reason): n for reason, n in failures.items() if n},
+            "items": tuple(items),
+            "unscored": tuple(unscored),
+        }
+
+    def _keep(
+        self, indices: Sequence[int], encoded: Sequence[EncodedSample], scores: CandidateScores, finite: Sequence[bool]
+    ) -> None:
+        sds = soft_discrimination_score(scores.mean_logits, scores.mask).tolist()
+        sds_logprob = soft_discrimination_score(scores.mean_logprobs, scores.mask).tolist()
+        correct = discrimination_success(scores.mean_logits, scores.mask).tolist()
+        logits, logprobs = scores.mean_logits.tolist(), scores.mean_logprobs.tolist()
+        for row, (index, one) in enumerate(zip(indices, encoded, strict=True)):
+            if not finite[row]:
+                continue
+            sample: Sample = self._benchmark.read(index)
+            k = len(sample.candidates)
+            self._items.append(
+                ItemScore(
+                    key=sample.key,
+                    meta=sample.meta,
+                    ability=sample.ability,
+                    category=sample.category,
+                    prompt=one.prompt,
+                    candidates=sample.candidates,
+                    mean_logits=tuple(logits[row][:k]),
+                    mean_logprobs=tuple(logprobs[row][:k]),
+                    sds=sds[row],
+                    sds_logprob=sds_logprob[row],
+                    correct=correct[row],
+                )
+            )
