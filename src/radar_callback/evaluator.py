@@ -17,6 +17,7 @@ from radar_callback.ranks import Ranks
 from radar_callback.result import RadarResult
 from radar_callback.scoring.choose import WAYS, ScorerName
 from radar_callback.scoring.encode import EncodedSample, SampleEncoder
+from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.plan import deal
 from radar_callback.scoring.prompt import PromptStyle
 from radar_callback.scoring.setup import Setup
@@ -53,6 +54,8 @@ class RadarEvaluator:
         cache_bytes: Bound on the memory that tokenised prompts and preprocessed images take between evaluations, a rank.
         workers: Processes that read and encode items ahead of the model, while they are not in the cache; 0 for none. Left
             out, as many as this rank has cores to spare, 8 at most.
+        feature_bytes: Bound on the memory that a frozen vision tower's features take between evaluations, a rank; 0 for none.
+            Only a tower whose weights are all frozen and unsharded is remembered, and only until one of them changes.
         forward_context: Makes the context for each forward, such as autocast.
 
     Raises:
@@ -80,6 +83,7 @@ class RadarEvaluator:
         batch_tokens: int | None = None,
         cache_bytes: int = 2**30,
         workers: int | None = None,
+        feature_bytes: int = 2**30,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         if scorer != "auto" and scorer not in WAYS:
@@ -91,6 +95,7 @@ class RadarEvaluator:
         encoder = SampleEncoder(processor, model_config(model), prompt)
         self._source = EncodedBenchmark(self.benchmark, encoder, cache_bytes, workers)
         self._setup = Setup(self._source, processor, scorer, batch_tokens)
+        self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
 
     def evaluate(self, step: int = 0, *, per_sample: bool = False, progress: Progress | None = None) -> RadarResult:
@@ -108,7 +113,7 @@ class RadarEvaluator:
             BenchmarkError: If not a single item can be read and encoded; the message quotes the first reason.
         """
         started = time.perf_counter()
-        with untouched(self.model):
+        with untouched(self.model), self._features.over(self.model):
             found = self._run(per_sample, progress)
         seconds = time.perf_counter() - started
         return RadarResult(step=step, time=time.time(), seconds=seconds, benchmark=self.benchmark.name, **found)
@@ -134,7 +139,9 @@ class RadarEvaluator:
                     tally.fail(index, one)
             if usable:
                 indices, encoded = zip(*usable, strict=True)
-                tally.count(indices, encoded, score(encoded))
+                with self._features.batch(score.name, indices):
+                    scores = score(encoded)
+                tally.count(indices, encoded, scores)
             elif ranks.size > 1:
                 # Every rank makes as many forwards as every other: a sharded model needs them all.
                 score([ready.spare])
