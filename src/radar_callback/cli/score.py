@@ -31,6 +31,7 @@ class Way(StrEnum):
 
     AUTO = "auto"
     PACKED = "packed"
+    CACHED = "cached"
     REFERENCE = "reference"
 
 
@@ -48,7 +49,7 @@ def score(
     ] = "auto",
     dtype: Annotated[Dtype, typer.Option(help="auto keeps what the checkpoint was saved in.")] = Dtype.AUTO,
     limit: Annotated[int | None, typer.Option(min=1, help="Score only so many items of each ability.")] = None,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Bound on the tokens of a batch.")] = 8192,
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Bound on the tokens of a batch.")] = None,
 ) -> None:
     """Score one saved checkpoint on a benchmark."""
     # Imported here: `--help` and mistyped options should not wait for torch.
