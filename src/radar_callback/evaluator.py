@@ -46,7 +46,7 @@ class RadarEvaluator:
         scorer: `"auto"`: the fastest way of scoring that agrees with the reference on a handful of the benchmark's items, found
             at the first evaluation and again when the model is wrapped or cast differently. `"packed"`: each image and prompt
             once an item, with all candidates behind it. `"cached"`: once an item, and candidates in a second forward.
-            `"reference"`: once a candidate.
+            `"shared"`: the image once an item, the prompt once a candidate. `"reference"`: both once a candidate.
         items_per_ability: Score only so many items of each ability: always the same ones, and those of a smaller number are
             among those of a larger one. All if left out.
         batch_tokens: Bound on the tokens of a batch, padding counted. Left out, as many as fit into the memory that training

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 from radar_callback import RadarEvaluator
 from radar_callback.benchmark.sources.m3bench import read_m3bench
 from radar_callback.benchmark.writer import write_shards
+from radar_callback.scoring.choose import WAYS
 from radar_callback.scoring.processor import load_processor
 
 
@@ -41,9 +42,10 @@ def scored(source, model_folder, folder, **settings):
     return RadarEvaluator(model, load_processor(model_folder), folder, **settings).evaluate(per_sample=True)
 
 
-@pytest.fixture(scope="module")
-def result(golden, tmp_path_factory):
-    return scored(golden / "m3bench", golden / "tiny_qwen2vl", tmp_path_factory.mktemp("m3") / "bench")
+@pytest.fixture(scope="module", params=WAYS)
+def result(request, golden, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("m3") / "bench"
+    return scored(golden / "m3bench", golden / "tiny_qwen2vl", folder, scorer=request.param)
 
 
 def id_of(item) -> tuple[str, str]:

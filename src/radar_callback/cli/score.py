@@ -32,6 +32,7 @@ class Way(StrEnum):
     AUTO = "auto"
     PACKED = "packed"
     CACHED = "cached"
+    SHARED = "shared"
     REFERENCE = "reference"
 
 

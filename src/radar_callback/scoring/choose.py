@@ -12,11 +12,12 @@ from radar_callback.scoring.check import Groups, check
 from radar_callback.scoring.packed import PackedScorer
 from radar_callback.scoring.reference import ReferenceScorer
 from radar_callback.scoring.scorer import Scorer
+from radar_callback.scoring.shared import SharedVisionScorer
 
 log = logging.getLogger(__name__)
 
-ScorerName = Literal["auto", "packed", "cached", "reference"]
-FAST: tuple[type[Scorer], ...] = (PackedScorer, CachedScorer)
+ScorerName = Literal["auto", "packed", "cached", "shared", "reference"]
+FAST: tuple[type[Scorer], ...] = (PackedScorer, CachedScorer, SharedVisionScorer)
 """The fastest first."""
 _ALL: tuple[type[Scorer], ...] = (*FAST, ReferenceScorer)
 WAYS = {way.name: way for way in _ALL}
