@@ -58,7 +58,8 @@ class RadarCallback(Callback):
         processor: The model's processor, or the folder or hub name to load it from.
         prompt: `"plain"`, `"chat"`, a template with `{question}`, or a function; see
             :func:`radar_callback.scoring.prompt.prompt_builder`.
-        scorer: `"auto"`, `"packed"`, `"cached"`, `"shared"` or `"reference"`; see :class:`radar_callback.evaluator.RadarEvaluator`.
+        scorer: `"auto"`, `"packed"`, `"cached"`, `"shared"` or `"reference"`; see
+            :class:`radar_callback.evaluator.RadarEvaluator`.
         items_per_ability: Score only so many items of each ability, always the same ones.
         batch_tokens: Bound on the tokens of a batch; found if left out.
         workers: Processes that prepare items ahead of the model; found if left out.
