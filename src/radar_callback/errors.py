@@ -17,6 +17,10 @@ class ConfigError(RadarError):
     """An argument has a value that cannot work: unknown prompt style, unknown ability, no processor found."""
 
 
+class EvaluationError(RadarError):
+    """A whole evaluation could not be finished on some rank; all ranks raise it together."""
+
+
 class Reason(StrEnum):
     """Why an item was not scored. `coverage` says how many were; these say what became of the rest."""
 
@@ -32,6 +36,8 @@ class Reason(StrEnum):
     """The processor or the prompt style refused it."""
     TOO_LONG = "too_long"
     """Prompt and longest candidate exceed the model's context; cutting would score another question."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The accelerator's memory does not even hold a forward of this item alone."""
     NOT_FINITE = "not_finite"
     """A logit of one of its candidates is NaN or infinite."""
 

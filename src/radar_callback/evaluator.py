@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from radar_callback.benchmark.reader import Benchmark
-from radar_callback.errors import ConfigError, ItemError
+from radar_callback.errors import ConfigError
 from radar_callback.ranks import Ranks
 from radar_callback.result import RadarResult
+from radar_callback.rounds import Rounds
 from radar_callback.scoring.choose import WAYS, ScorerName
-from radar_callback.scoring.encode import EncodedSample, SampleEncoder
+from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.plan import deal
 from radar_callback.scoring.prompt import PromptStyle
@@ -98,11 +99,15 @@ class RadarEvaluator:
         self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
 
-    def evaluate(self, step: int = 0, *, per_sample: bool = False, progress: Progress | None = None) -> RadarResult:
+    def evaluate(
+        self, step: int = 0, *, share: float = 1.0, per_sample: bool = False, progress: Progress | None = None
+    ) -> RadarResult:
         """Scores the benchmark. The model, its train flags, its buffers and all random streams are left as found.
 
         Args:
             step: The training step to note in the result.
+            share: Score only this share of each ability's items: always the same ones, and those of a smaller share are among
+                those of a larger one.
             per_sample: Also return every item's scores (gathered from all ranks).
             progress: Called after every batch.
 
@@ -111,44 +116,39 @@ class RadarEvaluator:
 
         Raises:
             BenchmarkError: If not a single item can be read and encoded; the message quotes the first reason.
+            EvaluationError: If a forward failed on any of several ranks; on all of them. With one rank, what the model raised.
         """
         started = time.perf_counter()
         with untouched(self.model), self._features.over(self.model):
-            found = self._run(per_sample, progress)
+            found = self._run(share, per_sample, progress)
         seconds = time.perf_counter() - started
         return RadarResult(step=step, time=time.time(), seconds=seconds, benchmark=self.benchmark.name, **found)
 
-    def _run(self, per_sample: bool, progress: Progress | None) -> dict[str, Any]:
+    def _run(self, share: float, per_sample: bool, progress: Progress | None) -> dict[str, Any]:
         parameter = next(p for p in self.model.parameters() if p.is_floating_point())
         ranks = Ranks(parameter.device)
         tokenizer = self.processor.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._source.cast(parameter.dtype)
-        ready = self._setup.ready(self.model, lambda way: way(self.model, pad, self._forward_context), ranks)
-        score, tally = ready.scorer, Tally(self.benchmark, ranks, per_sample)
+        ready = self._setup.ready(self.model, lambda way: way(self.model, pad, self._forward_context), ranks, share)
+        score, tally = ready.scorer, Tally(self.benchmark, ranks, per_sample, whole=share == 1)
+        rounds = Rounds(score, ready.spare, tally, self._features, ranks)
         turns = list(deal(ready.batches, ranks.rank, ranks.size))
         stream = self._source.stream([turn.batch for turn in turns])
-        waited = 0.0
         for done, turn in enumerate(turns, start=1):
-            asked = time.perf_counter()
-            found = next(stream)
-            waited += time.perf_counter() - asked
-            usable = [(i, one) for i, one in zip(turn.batch, found, strict=True) if isinstance(one, EncodedSample)]
-            for index, one in zip(turn.batch, found, strict=True):
-                if isinstance(one, ItemError):
-                    tally.fail(index, one)
-            if usable:
-                indices, encoded = zip(*usable, strict=True)
-                with self._features.batch(score.name, indices):
-                    scores = score(encoded)
-                tally.count(indices, encoded, scores)
-            elif ranks.size > 1:
-                # Every rank makes as many forwards as every other: a sharded model needs them all.
-                score([ready.spare])
+            rounds.take(turn.batch, stream)
             if progress is not None:
                 progress(done, len(turns))
+        if rounds.finish():
+            self._setup.shrink()
         fed, padded = ranks.sum(torch.tensor([score.fed, score.padded])).tolist()
-        return {**tally.result(), "scorer": score.name, "padding": padded / max(1, fed), "waited": waited}
+        return {
+            **tally.result(asked_for=sum(map(len, ready.batches))),
+            "share": share,
+            "scorer": score.name,
+            "padding": padded / max(1, fed),
+            "waited": rounds.waited,
+        }
 
 
 def model_config(model: nn.Module) -> Any:

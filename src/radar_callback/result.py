@@ -68,6 +68,7 @@ class RadarResult:
         groups: A row for each group.
         overall: Mean over all abilities.
         failures: `{reason: items}`, adds up to `failed`.
+        share: Of each ability's items, what was asked for; below 1 where evaluations would have taken too much time.
         scorer: The way of scoring that was used.
         padding: Share of the tokens given to the model that were padding.
         waited: Seconds, of `seconds`, in which this rank's model waited for items to be read and encoded.
@@ -85,6 +86,7 @@ class RadarResult:
     groups: dict[str, Score]
     overall: Score
     failures: dict[str, int] = field(default_factory=dict)
+    share: float = 1.0
     scorer: str = ""
     padding: float = 0.0
     waited: float = 0.0
@@ -143,6 +145,7 @@ class RadarResult:
                 "abilities": self.abilities,
                 "groups": self.groups,
                 "overall": self.overall,
+                "share": self.share,
                 "scorer": self.scorer,
                 "padding": self.padding,
                 "waited": self.waited,

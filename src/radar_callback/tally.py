@@ -29,10 +29,13 @@ class Tally:
         benchmark: Where the items come from.
         ranks: Who takes part.
         per_sample: Also keep every item's scores.
+        whole: Whether the benchmark is asked for and not a share of it; only then are items that were left out when its shards
+            were built a part of what is counted.
     """
 
-    def __init__(self, benchmark: Benchmark, ranks: Ranks, per_sample: bool) -> None:
+    def __init__(self, benchmark: Benchmark, ranks: Ranks, per_sample: bool, whole: bool = True) -> None:
         self._benchmark = benchmark
+        self._skipped = benchmark.skipped if whole else ()
         self._ranks = ranks
         self._per_sample = per_sample
         self._metric = SoftDiscriminationScore(benchmark.taxonomy).to(ranks.device)
@@ -74,11 +77,15 @@ class Tally:
             row = {"key": item.key, "ability": item.ability, "reason": str(error.reason), "detail": error.detail}
             self._unscored.append(row)
 
-    def result(self) -> dict[str, Any]:
-        """Everything counted, over all ranks: fields of a `RadarResult`."""
+    def result(self, asked_for: int) -> dict[str, Any]:
+        """Everything counted, over all ranks: fields of a `RadarResult`.
+
+        Args:
+            asked_for: Items that were to be scored.
+        """
         counts = self._ranks.sum(torch.tensor([self._failures[reason] for reason in Reason]))
         failures = Counter(dict(zip(Reason, counts.tolist(), strict=True)))
-        skipped = self._benchmark.skipped
+        skipped = self._skipped
         failures.update(Reason(entry.reason) for entry in skipped)
         items, unscored = self._items, self._unscored
         if self._per_sample:
@@ -91,7 +98,7 @@ class Tally:
             ]
         return {
             **self._metric.compute(),
-            "samples": len(self._benchmark) + len(skipped),
+            "samples": asked_for + len(skipped),
             "failed": failures.total(),
             "failures": {str(reason): n for reason, n in failures.items() if n},
             "items": tuple(items),

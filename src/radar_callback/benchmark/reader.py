@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import zlib
 from collections import defaultdict
@@ -142,18 +143,28 @@ class Benchmark:
         """
         if items_per_ability < 1:
             raise ConfigError(f"Expected a limit of at least 1 item an ability, but got {items_per_ability}.")
+        chosen = [item for queue in self._queues() for item in queue[:items_per_ability]]
+        return self._restricted(sorted(chosen, key=lambda item: item.index), (), self.taxonomy)
+
+    def portion(self, share: float) -> list[int]:
+        """Positions of a part of each ability's items that is always the same, in order.
+
+        A larger share only adds items; see :meth:`limit`.
+
+        Args:
+            share: Above 0 and at most 1, of each ability's items, rounded up.
+        """
+        return sorted(item.index for queue in self._queues() for item in queue[: math.ceil(share * len(queue))])
+
+    def _queues(self) -> list[list[Item]]:
+        """Each ability's items in the order in which they are taken when not all are."""
         cells: dict[tuple[str, str | None], list[Item]] = defaultdict(list)
         for item in sorted(self.items, key=lambda item: (_lot(item.key), item.key)):
             cells[item.ability, item.category].append(item)
         queues: dict[str, list[tuple[int, bytes, Item]]] = defaultdict(list)
         for (ability, category), members in cells.items():
             queues[ability] += [(turn, _lot(category or ""), item) for turn, item in enumerate(members)]
-        chosen: list[Item] = []
-        for queue in queues.values():
-            queue.sort(key=lambda entry: entry[:2])
-            chosen += [item for _, _, item in queue[:items_per_ability]]
-        chosen.sort(key=lambda item: item.index)
-        return self._restricted(chosen, (), self.taxonomy)
+        return [[item for _, _, item in sorted(queue, key=lambda entry: entry[:2])] for queue in queues.values()]
 
     def _restricted(self, items: Sequence[Item], skipped: Sequence[Skipped], taxonomy: Taxonomy) -> Benchmark:
         part = Benchmark(self)

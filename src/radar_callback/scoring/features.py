@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radar_callback.scoring.scorer import unwrapped
+from radar_callback.scoring.scorer import needs_every_rank, unwrapped
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class _Kept:
 class FeatureMemory:
     """Answers for the vision tower of a model, while its weights stay what they were.
 
-    Nothing is remembered unless all of the tower is frozen and lies whole on this rank: in a sharded model every rank has to
-    make every call.
+    Nothing is remembered unless all of the tower is frozen, and nothing in a model whose forwards need every rank.
 
     Args:
         room: Bytes of main memory that may be taken; 0 for none.
@@ -50,7 +49,7 @@ class FeatureMemory:
         Args:
             model: A model, wrapped or not.
         """
-        tower = _frozen_tower(unwrapped(model)) if self._room else None
+        tower = None if not self._room or needs_every_rank(model) else _frozen_tower(unwrapped(model))
         if tower is None:
             self._kept, self._left, self._weights = {}, self._room, None
             yield
@@ -130,7 +129,7 @@ def _looked_at(value: Any) -> Any:
 
 
 def _frozen_tower(inner: Any) -> Any:
-    """The module that turns pixels into features, if all of it is frozen and nothing of it lies on another rank."""
+    """The module that turns pixels into features, if all of it is frozen."""
     find = getattr(inner, "get_encoder", None)
     try:
         tower = find(modality="image") if find else None
@@ -139,8 +138,7 @@ def _frozen_tower(inner: Any) -> Any:
     parameters = list(tower.parameters()) if isinstance(tower, nn.Module) and tower is not inner else []
     if not parameters or any(p.requires_grad for p in parameters):
         return None
-    plain = all(type(p) is nn.Parameter and not hasattr(p, "ds_id") and p.numel() for p in parameters)
-    return tower if plain else None
+    return tower
 
 
 def _state(tower: nn.Module) -> Hashable:

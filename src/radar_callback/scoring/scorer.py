@@ -51,6 +51,8 @@ class Scorer(ABC):
         self._takes_places = _takes_places(inner)
         self.fed = self.padded = 0
         """Tokens given to the model so far, and how many of them were padding."""
+        self.calls = 0
+        """Forwards begun so far."""
 
     def __call__(self, samples: Sequence[EncodedSample]) -> CandidateScores:
         """Scores a batch of items.
@@ -98,6 +100,7 @@ class Scorer(ABC):
         elif "logits_to_keep" in self._parameters:
             options["logits_to_keep"] = keep.shape[1] - int(keep.any(0).nonzero()[0])
         # Rows have other lengths than those of training: a compiled model would be compiled again for each.
+        self.calls += 1
         with self._forward_context(), torch.compiler.set_stance("force_eager"):
             output = self.model(**to_model(inputs, self._device, self._dtype), **options)
         logits: Tensor = output.logits
@@ -119,6 +122,16 @@ def unwrapped(model: nn.Module) -> Any:
             inner = inner.module
         else:
             return inner
+
+
+def needs_every_rank(model: nn.Module) -> bool:
+    """Whether a forward exchanges something between ranks: sharded weights, or the buffers that DDP sends around."""
+    kinds = {type(p).__name__ for p in model.parameters()}
+    return (
+        bool(kinds & {"DTensor", "FlatParameter"})
+        or any(hasattr(p, "ds_id") for p in model.parameters())
+        or any(type(m).__name__ in {"DistributedDataParallel", "FullyShardedDataParallel"} for m in model.modules())
+    )
 
 
 def appearance(model: nn.Module) -> tuple[Any, ...]:

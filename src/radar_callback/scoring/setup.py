@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,20 +70,23 @@ class Setup:
         self._way: type[Scorer] | None = None
         self._bytes = 0.0
         self._budget = 0
-        self._batches: list[tuple[int, ...]] = []
+        self._ceiling = math.inf
+        self._batches: dict[float, list[tuple[int, ...]]] = {}
+        self._lengths: list[float] = []
 
-    def ready(self, model: nn.Module, make: Make, ranks: Ranks) -> Ready:
+    def ready(self, model: nn.Module, make: Make, ranks: Ranks, share: float = 1.0) -> Ready:
         """Everything for the next evaluation.
 
         Args:
             model: The model.
             make: Makes a scorer for it.
             ranks: Who takes part; all must call this together.
+            share: Of each ability's items; see :meth:`Benchmark.portion`.
 
         Raises:
             BenchmarkError: If not a single item can be read and encoded.
         """
-        spare = self._spare()
+        spare = self._spare(ranks)
         face = appearance(model)
         seen = self._seen(ranks) if face != self._face or self._way is None else []
         if seen or self._way is None:
@@ -92,27 +96,38 @@ class Setup:
             if self._batch_tokens is None and ranks.device.type == "cuda":
                 largest = max(groups, key=lambda group: sum(one.prefix_length for one in group))
                 self._bytes = bytes_a_token(lambda: _tokens(scorer, largest), ranks.device)
-            self._budget = 0
+            self._batches, self._lengths = {}, []
             self._face, self._way = face if final else None, way
         assert self._way is not None
         scorer = make(self._way)
-        self._plan(seen, scorer.together, ranks)
-        return Ready(scorer, self._batches, spare)
-
-    def _plan(self, seen: Sequence[tuple[Item, EncodedSample]], together: bool, ranks: Ranks) -> None:
-        """Forms the batches, once: only when memory has become short are there new ones, which change the last bits."""
-        budget = int(ranks.least(self._tokens_that_fit(ranks)))
-        if self._budget and budget >= self._budget:
-            return
-        if self._budget:
+        budget = int(ranks.least(min(self._tokens_that_fit(ranks), self._ceiling)))
+        if self._batches and budget < self._budget:
             log.warning("Less memory is free than before: batches now hold %d tokens, not %d.", budget, self._budget)
-            seen = self._seen(ranks)
-        self._budget = budget
+            self._batches = {}
+        if not self._batches:
+            self._budget = budget
+        if share not in self._batches:
+            # What one rank could read decides the estimates, so it decides for all.
+            self._batches[share] = ranks.from_first(self._form(seen, scorer.together, share))
+        return Ready(scorer, self._batches[share], spare)
+
+    def shrink(self) -> None:
+        """Halves the batches of later evaluations: memory ran out."""
+        self._ceiling = max(1, self._budget // 2)
+
+    def _form(self, seen: Sequence[tuple[Item, EncodedSample]], together: bool, share: float) -> list[tuple[int, ...]]:
         items = self._source.benchmark.items
-        lengths = row_lengths(items, image_tokens(self._processor, seen), characters_a_token(seen), together)
-        rows = [1 if together else len(item.candidate_chars) for item in items]
-        # What one rank could read decides the estimates, so it decides for all.
-        self._batches = ranks.from_first(form_batches(lengths, rows, [item.n_images for item in items], budget))
+        if not self._lengths:
+            tokens = image_tokens(self._processor, seen)
+            self._lengths = row_lengths(items, tokens, characters_a_token(seen), together)
+        chosen = self._source.benchmark.portion(share)
+        batches = form_batches(
+            [self._lengths[i] for i in chosen],
+            rows=[1 if together else len(items[i].candidate_chars) for i in chosen],
+            images=[items[i].n_images for i in chosen],
+            max_tokens=self._budget,
+        )
+        return [tuple(chosen[place] for place in batch) for batch in batches]
 
     def _tokens_that_fit(self, ranks: Ranks) -> int:
         if self._batch_tokens is not None:
@@ -121,17 +136,23 @@ class Setup:
             return CPU_TOKENS
         return token_budget(free_memory(ranks.device), self._bytes)
 
-    def _spare(self) -> EncodedSample:
-        benchmark, first = self._source.benchmark, None
-        for index in range(len(benchmark)):
+    def _spare(self, ranks: Ranks) -> EncodedSample:
+        benchmark = self._source.benchmark
+        found, first = None, None
+        # One with an image, where there is any: a forward without one would not call the vision tower.
+        for index in sorted(range(len(benchmark)), key=lambda i: benchmark.items[i].n_images == 0):
             try:
-                return self._source[index]
+                found = self._source[index]
+                break
             except ItemError as error:
                 first = first or error
-        raise BenchmarkError(
-            f"Expected items to score in benchmark {benchmark.name!r}, but none of its {len(benchmark)} can "
-            f"be used; the first says: {first}."
-        )
+        if not ranks.all_agree(found is not None):
+            raise BenchmarkError(
+                f"Expected items to score in benchmark {benchmark.name!r}, but none of its {len(benchmark)} can be used"
+                + (f"; the first says: {first}." if found is None else " on another rank.")
+            )
+        assert found is not None
+        return found
 
     def _seen(self, ranks: Ranks) -> list[tuple[Item, EncodedSample]]:
         """A handful of items as different as the benchmark has them, of which every rank can read all."""

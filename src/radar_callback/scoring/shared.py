@@ -17,7 +17,7 @@ from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.reading import Reading, to_model
 from radar_callback.scoring.reference import collate
 from radar_callback.scoring.rows import vision_inputs
-from radar_callback.scoring.scorer import NotSupportedError, Scorer, unwrapped
+from radar_callback.scoring.scorer import NotSupportedError, Scorer, needs_every_rank, unwrapped
 
 PIXELS = "pixel_values"
 
@@ -37,7 +37,7 @@ class SharedVisionScorer(Scorer):
         inner = unwrapped(self.model)
         if not self._accepts("mm_encoder_outputs") or not hasattr(inner, "get_image_features"):
             raise NotSupportedError(f"{type(inner).__name__}.forward takes no features of images")
-        if any(type(p) is not torch.nn.Parameter for p in self.model.parameters()):
+        if needs_every_rank(self.model):
             raise NotSupportedError(
                 "parts of the model lie on other ranks, so only its top-level forward may be called"
             )

@@ -1,0 +1,136 @@
+"""One rank's way through the batches: every round a forward, whatever goes wrong, since sharded models need every rank in each.
+
+What one item lacks is counted with that item. What goes wrong with a whole batch (memory runs out, a forward raises) concerns all
+ranks: they learn of it when all rounds are over, together, so that nobody waits for a rank that has given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from radar_callback.errors import EvaluationError, ItemError, Reason
+from radar_callback.ranks import Ranks
+from radar_callback.scoring.encode import EncodedSample
+from radar_callback.scoring.features import FeatureMemory
+from radar_callback.scoring.scorer import Scorer, needs_every_rank
+from radar_callback.scoring.source import Encoded
+from radar_callback.tally import Tally
+
+log = logging.getLogger(__name__)
+
+
+class Rounds:
+    """Scores batches and counts what comes of them.
+
+    Args:
+        score: The way of scoring.
+        spare: An item for rounds in which there is nothing else to forward.
+        tally: Counts items.
+        features: Remembers a frozen vision tower's answers.
+        ranks: Who takes part.
+    """
+
+    def __init__(
+        self, score: Scorer, spare: EncodedSample, tally: Tally, features: FeatureMemory, ranks: Ranks
+    ) -> None:
+        self._score = score
+        self._spare = spare
+        self._tally = tally
+        self._features = features
+        self._ranks = ranks
+        self._together = needs_every_rank(score.model)
+        self._error: Exception | None = None
+        self._parts = 1
+        self.waited = 0.0
+
+    def take(self, batch: Sequence[int], stream: Iterator[list[Encoded]]) -> None:
+        """One round.
+
+        Args:
+            batch: Positions of its items; none if other ranks have more batches than this one.
+            stream: Gives the encoded items of one batch after another.
+        """
+        asked = time.perf_counter()
+        found = self._next(stream)
+        self.waited += time.perf_counter() - asked
+        usable: list[tuple[int, EncodedSample]] = []
+        for index, one in zip(batch, found, strict=False):
+            if isinstance(one, ItemError):
+                self._tally.fail(index, one)
+            else:
+                usable.append((index, one))
+        calls = self._score.calls
+        try:
+            self._score_in_parts(usable)
+        except Exception as error:
+            if self._ranks.size == 1 or (self._together and self._score.calls > calls):
+                # Alone there is nobody to wait for; in the middle of a forward of all ranks nothing can be put right.
+                raise
+            self._error = self._error or error
+        if self._ranks.size > 1 and self._score.calls == calls:
+            self._score([self._spare])
+
+    def finish(self) -> bool:
+        """Ends the evaluation on all ranks alike.
+
+        Returns:
+            Whether memory ran out on any rank, so that batches should be smaller from now on.
+
+        Raises:
+            EvaluationError: If a round failed on any rank; from the error, on the rank that had it.
+        """
+        failed, split = self._ranks.sum(torch.tensor([int(self._error is not None), int(self._parts > 1)])).tolist()
+        if failed:
+            raise EvaluationError(
+                f"An evaluation failed on {failed} of {self._ranks.size} ranks"
+                + (f"; here: {type(self._error).__name__}: {self._error}" if self._error else "; not on this one")
+            ) from self._error
+        return bool(split)
+
+    def _next(self, stream: Iterator[list[Encoded]]) -> list[Encoded]:
+        if self._error is not None:
+            return []
+        try:
+            return next(stream)
+        except Exception as error:  # a worker process that was killed, for one
+            if self._ranks.size == 1:
+                raise
+            self._error = error
+            return []
+
+    def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]]) -> None:
+        """Scores a batch, in as many parts as memory has turned out to need, which is one unless it ran out."""
+        waiting = [part for part in _split(usable, self._parts) if part]
+        while waiting:
+            part = waiting.pop(0)
+            indices, encoded = zip(*part, strict=True)
+            try:
+                with self._features.batch(self._score.name, indices):
+                    scores = self._score(encoded)
+            except torch.OutOfMemoryError as error:
+                if self._together:
+                    raise
+                if len(part) == 1:
+                    self._tally.fail(indices[0], ItemError(Reason.OUT_OF_MEMORY, f"not even alone: {error}"))
+                else:
+                    self._halve(len(part))
+                    waiting[:0] = _split(part, 2)
+                    continue
+            else:
+                self._tally.count(indices, encoded, scores)
+
+    def _halve(self, items: int) -> None:
+        if self._parts == 1:
+            log.warning("Out of memory in a batch of %d items: batches are halved from here on.", items)
+        self._parts *= 2
+        if self._ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _split(items: Sequence[tuple[int, EncodedSample]], parts: int) -> list[Sequence[tuple[int, EncodedSample]]]:
+    size = max(1, -(-len(items) // parts))
+    return [items[start : start + size] for start in range(0, len(items), size)]
