@@ -10,6 +10,9 @@ GRACE = 20.0
 """Seconds that evaluations may always take all together, so that a run of minutes has its points. Matters no more once a run
 is longer than that divided by the share: 400 s at 5%."""
 
+KEPT = 1.2
+"""Times what one takes: put aside for the last evaluation of a run, which may take somewhat longer."""
+
 SHARES = (1.0, 0.5, 0.25, 0.125)
 """Of each ability's items. Every share is among the larger ones, so points can be compared item by item."""
 
@@ -72,7 +75,7 @@ class Budget:
         for share in SHARES:
             cost = share * clock.cost
             lasting = last or clock.apart is None or cost <= self.most * (clock.apart + cost)
-            if (lasting or share == SHARES[-1]) and self._fits(clock, cost, kept=0.0 if last else cost):
+            if (lasting or share == SHARES[-1]) and self._fits(clock, cost, kept=0.0 if last else KEPT * cost):
                 return share
             if lasting and not last:
                 return 0.0

@@ -199,7 +199,7 @@ def test_an_error_ends_training_for_those_who_want_it(folder, tmp_path, monkeypa
         make_trainer(tmp_path, callback).fit(PreTraining())
 
 
-def _raises(self, step, progress):
+def _raises(self, step, **_):
     raise RuntimeError("no luck")
 
 
@@ -305,3 +305,43 @@ def test_two_benchmarks_in_one_run_keep_out_of_each_others_way(folder, tmp_path)
     with Path(logger.log_dir, "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["radar/second/sds/overall"]] == ["0", "2", "4", "6"]
     assert first.errors == second.errors == 0
+
+
+def test_a_file_beside_the_history_asks_for_an_evaluation(folder, tmp_path):
+    class Touched(PreTraining):
+        def on_train_batch_start(self, batch, index):
+            if self.global_step == 3:
+                (tmp_path / "radar_evaluate").touch()
+
+    callback = RadarCallback(folder, every_n_steps=100, at_start=False, at_end=False)
+    make_trainer(tmp_path, callback, max_steps=40).fit(Touched())
+    assert len(steps(callback)) == 1 and 4 <= steps(callback)[0] <= 40
+    assert not (tmp_path / "radar_evaluate").exists()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"at_steps": [2, 5]}, [2, 5]),
+        ({"at_steps": "log"}, [1, 2, 3, 4, 5, 6]),
+        ({"at_steps": [3], "every_n_steps": 4}, [3, 4]),
+    ],
+)
+def test_other_schedules(folder, tmp_path, schedule, expected):
+    callback = RadarCallback(folder, **schedule, at_start=False, at_end=False)
+    make_trainer(tmp_path, callback).fit(PreTraining())
+    assert steps(callback) == expected
+
+
+def test_evaluations_that_come_too_often_score_a_fixed_part(folder, tmp_path, monkeypatch):
+    """Twenty seconds are granted always; without them every point but the first is thinned, and then none is left."""
+    monkeypatch.setattr("radar_callback.budget.GRACE", 0.0)
+    large = tiny.benchmark(tmp_path / "large", n=48)
+    callback = RadarCallback(large, every_n_steps=1, max_overhead=0.6)
+    make_trainer(tmp_path, callback, max_steps=60).fit(PreTraining())
+    records = callback.records
+    assert records[0]["share"] == 1 and records[0]["samples"] == 48
+    thinned = [record for record in records if record["share"] < 1]
+    assert thinned and all(record["samples"] < 48 and record["coverage"] == 1 for record in thinned)
+    assert all(record["samples"] >= 48 * record["share"] for record in thinned)
+    assert callback.errors == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from radar_callback.benchmark.reader import Benchmark
+from radar_callback.budget import Budget
 from radar_callback.errors import ConfigError
 from radar_callback.evaluator import RadarEvaluator
 from radar_callback.history import History
@@ -24,13 +25,17 @@ from radar_callback.reporting.loggers import log_result
 from radar_callback.reporting.progress import progress_bar
 from radar_callback.reporting.terminal import summary_line
 from radar_callback.result import RadarResult, labelled
-from radar_callback.schedule import automatic_interval, is_due
+from radar_callback.schedule import Schedule, automatic_interval
 from radar_callback.scoring.choose import ScorerName
 from radar_callback.scoring.prompt import PromptStyle
+from radar_callback.watch import Watch
 
 log = logging.getLogger(__name__)
 
 STATE_VERSION = 1
+
+REQUEST = "radar_evaluate"
+"""A file of this name beside the history asks for an evaluation: `touch …/radar_evaluate`."""
 
 
 class RadarCallback(Callback):
@@ -51,7 +56,9 @@ class RadarCallback(Callback):
 
     Args:
         benchmark: Folder, URL, brace pattern, name of a built-in benchmark, or an opened one.
-        every_n_steps: Optimizer steps between evaluations; chosen from the length of the run if left out.
+        every_n_steps: Optimizer steps between evaluations; chosen from the length of the run if no schedule is given.
+        at_steps: Evaluate at these optimizer steps, or at `"log"`arithmically spaced ones: 1, 2, 3, 4, 5, 6, 8, 10, 14, 18, …
+        every_seconds: Also evaluate when so much time has passed since the last evaluation, give or take ten seconds.
         at_start: Also before the first step, for a baseline.
         at_end: Also after the last step.
         model: The model, or its attribute path in the LightningModule, where that holds several.
@@ -61,6 +68,9 @@ class RadarCallback(Callback):
         scorer: `"auto"`, `"packed"`, `"cached"`, `"shared"` or `"reference"`; see
             :class:`radar_callback.evaluator.RadarEvaluator`.
         items_per_ability: Score only so many items of each ability, always the same ones.
+        max_overhead: Share of the run's wall clock that evaluations may take; None for no bound. Where they come too often for
+            that, a fixed half, quarter or eighth of the items is scored, and where even that is too much one is let
+            pass. Twenty seconds in all are always granted.
         batch_tokens: Bound on the tokens of a batch; found if left out.
         workers: Processes that prepare items ahead of the model; found if left out.
         on_error: `"log"`: an evaluation that raises is logged and counted, and training goes on. `"raise"`: it ends the run.
@@ -82,6 +92,8 @@ class RadarCallback(Callback):
         benchmark: str | Path | Benchmark = "radar-mini",
         *,
         every_n_steps: int | None = None,
+        at_steps: Sequence[int] | Literal["log"] | None = None,
+        every_seconds: float | None = None,
         at_start: bool = True,
         at_end: bool = True,
         model: nn.Module | str | None = None,
@@ -89,17 +101,19 @@ class RadarCallback(Callback):
         prompt: PromptStyle = "plain",
         scorer: ScorerName = "auto",
         items_per_ability: int | None = None,
+        max_overhead: float | None = 0.05,
         batch_tokens: int | None = None,
         workers: int | None = None,
         on_error: Literal["log", "raise"] = "log",
         progress: bool = True,
     ) -> None:
-        if every_n_steps is not None and (not isinstance(every_n_steps, int) or every_n_steps < 1):
-            raise ConfigError(f"Expected every_n_steps to be a whole number of at least 1, but got {every_n_steps!r}.")
+        self._schedule = Schedule.of(every_n_steps, at_steps)
+        self._budget = Budget(max_overhead)
+        Watch(Schedule(), self._budget, every_seconds=every_seconds)
         if on_error not in ("log", "raise"):
             raise ConfigError(f"Expected on_error to be 'log' or 'raise', but got {on_error!r}.")
         self.benchmark = Benchmark(benchmark)
-        self.every_n_steps = every_n_steps
+        self._every_seconds = every_seconds
         self.at_start = at_start
         self.at_end = at_end
         self.on_error = on_error
@@ -120,10 +134,8 @@ class RadarCallback(Callback):
         self._requested = False
         self._label = ""
         self._logging_failures: Counter[tuple[str, str]] = Counter()
-        self._interval = 1
-        self._last_step = 0
         self._last_attempt: int | None = None
-        self._started = self._spent = 0.0
+        self._watch: Watch | None = None
 
     @property
     def state_key(self) -> str:
@@ -167,25 +179,32 @@ class RadarCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the history; scores the model as it is before the first step."""
-        self._interval = self.every_n_steps or automatic_interval(trainer.estimated_stepping_batches)
-        self._last_step = trainer.global_step
         self._last_attempt = None
-        self._started, self._spent = time.monotonic(), 0.0
         self._open_history(trainer)
+        schedule = self._schedule
+        if schedule is None and self._every_seconds is None:
+            schedule = Schedule(every=automatic_interval(trainer.estimated_stepping_batches))
+        self._watch = Watch(
+            schedule or Schedule(),
+            self._budget,
+            every_seconds=self._every_seconds,
+            requested=self._take_request,
+            broadcast=trainer.strategy.broadcast,
+        )
+        self._watch.start(trainer.global_step)
         if self.at_start:
             self._evaluate(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Evaluates when a multiple of `every_n_steps` was reached, or on request."""
-        due = is_due(self._last_step, trainer.global_step, self._interval) or self._requested
-        self._last_step = trainer.global_step
-        if due:
+        """Evaluates when the schedule says so, or on request."""
+        assert self._watch is not None
+        if self._watch.due(trainer.global_step) or self._requested:
             self._evaluate(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores the model as it is after the last step."""
         if self.at_end:
-            self._evaluate(trainer)
+            self._evaluate(trainer, last=True)
         self._resumed = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,27 +231,44 @@ class RadarCallback(Callback):
         # The file is rank 0's; the others must skip the same steps as it.
         self._records = trainer.strategy.broadcast(self._records)
 
-    def _evaluate(self, trainer: Trainer) -> None:
-        self._requested = False
+    def _take_request(self) -> bool:
+        """Whether somebody has put a file beside the history, which is taken away again."""
+        if self.history_path is None:
+            return False
+        file = self.history_path.with_name(REQUEST)
+        try:
+            file.unlink()
+        except OSError:
+            return False
+        log.info("Evaluating, as %s asks for.", file)
+        return True
+
+    def _evaluate(self, trainer: Trainer, last: bool = False) -> None:
+        asked, self._requested = self._requested, False
         step = trainer.global_step
         scored = any(record["step"] == step and record["benchmark"] == self.benchmark.name for record in self._records)
         if scored or step == self._last_attempt:
             return
+        assert self._evaluator is not None and self._watch is not None
+        share = 1.0 if asked else self._watch.share(step, last)
+        if share == 0:
+            return
         self._last_attempt = step
-        assert self._evaluator is not None
         begun = time.monotonic()
         visible = self._progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
         bar = progress_bar("radar") if visible else nullcontext()
-        with self._guarded(f"evaluating at step {step}"), bar as progress:
-            self._publish(trainer, self._evaluator.evaluate(step, progress=progress), begun)
-        self._spent += time.monotonic() - begun
+        try:
+            with self._guarded(f"evaluating at step {step}"), bar as progress:
+                result = self._evaluator.evaluate(step, share=share, progress=progress)
+                self._watch.cost(result.seconds, share)
+                self._publish(trainer, result, self._watch.overhead(also=time.monotonic() - begun))
+        finally:
+            self._watch.took(time.monotonic() - begun)
         if self.errors:
             self._log_errors(trainer)
 
-    def _publish(self, trainer: Trainer, result: RadarResult, begun: float) -> None:
+    def _publish(self, trainer: Trainer, result: RadarResult, overhead: float) -> None:
         """History first: what is on disk survives whatever a logger does."""
-        spent = self._spent + time.monotonic() - begun
-        overhead = spent / max(time.monotonic() - self._started, 1e-9)
         metrics = {labelled(key, self._label): value for key, value in result.metrics(overhead).items()}
         record = result.to_record()
         self._records.append(record)
