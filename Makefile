@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: env demo test lint docs shards clean
+.PHONY: env demo test lint docs bench shards clean
 
 # The stamp is newer than what it depends on once the environment is complete, so nothing is installed twice.
 env: $(VENV)/.complete
@@ -30,6 +30,10 @@ lint: env
 
 docs: env
 	$(BIN)/mkdocs build --strict
+
+# Some twenty minutes; benchmarks/results/ holds what it gave before.
+bench: env
+	$(BIN)/python -m benchmarks.scoring
 
 # Draws the built-in benchmark anew; the result is the same bytes.
 shards: env

@@ -7,6 +7,7 @@ class with the PIL variant of its image processor and a byte-level tokenizer tra
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -29,8 +30,70 @@ from radar_callback.scoring.processor import image_only
 Family = tuple[Any, Any]
 """A model in evaluation mode and its processor."""
 
-SIDE, PATCH = 32, 8
-SQUARE = {"height": SIDE, "width": SIDE}
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is.
+
+    Attributes:
+        side: Pixels of a picture, or of one of its tiles.
+        patch: Pixels of a patch.
+        vision: Width of the vision tower; `vision_layers` its depth.
+        hidden: Width of the text model; `layers` its depth.
+        heads: Of the text model; half of them for keys and values.
+        vocabulary: Rows of the output layer; as many as the tokenizer needs if None.
+        pooled: Patches that become one visual token, in families that pool.
+    """
+
+    side: int = 32
+    patch: int = 8
+    vision: int = 32
+    vision_layers: int = 1
+    hidden: int = 48
+    layers: int = 2
+    heads: int = 4
+    context: int = 1024
+    vocabulary: int | None = None
+    pooled: int = 4
+
+    @property
+    def square(self) -> dict[str, int]:
+        return {"height": self.side, "width": self.side}
+
+    @property
+    def squares(self) -> dict[str, int]:
+        return {"image_size": self.side, "patch_size": self.patch}
+
+    @property
+    def patches(self) -> int:
+        return (self.side // self.patch) ** 2
+
+    @property
+    def tower(self) -> dict[str, int]:
+        return {
+            "hidden_size": self.vision, "intermediate_size": self.vision * 3 // 2, "num_hidden_layers": self.vision_layers,
+            "num_attention_heads": max(2, self.vision // 64),
+        }  # fmt: skip
+
+    @property
+    def text(self) -> dict[str, int]:
+        return {
+            "hidden_size": self.hidden, "intermediate_size": self.hidden * 4 // 3 if self.hidden == 48 else 4 * self.hidden,
+            "num_hidden_layers": self.layers, "num_attention_heads": self.heads, "num_key_value_heads": self.heads // 2,
+            "max_position_embeddings": self.context,
+        }  # fmt: skip
+
+    def rows(self, ids: Any) -> dict[str, int]:
+        """Rows of the output layer, rounded up beyond what the tokenizer has, and the ids that configurations name."""
+        return {
+            "vocab_size": self.vocabulary or -(-len(ids) // 64) * 64,
+            "pad_token_id": ids.pad_token_id,
+            "bos_token_id": ids.bos_token_id,
+            "eos_token_id": ids.eos_token_id,
+        }
+
+
+TINY = Size()
 WORDS = """The circle is red, green or blue; it is on the left side of the square, not on the right side of it.
 What colour is the circle? Here is the first image, and the second: which of them shows 12 yellow triangles?
 
@@ -42,16 +105,6 @@ Answer: one. Two of the three shapes are orange (the small ones)."""
 PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
-SQUARES = {"image_size": SIDE, "patch_size": PATCH}
-TEXT = {
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-}
 TURNS = (
     "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{{ c['text'] if c['type'] == 'text' else IMAGE }}"
     "{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
@@ -85,17 +138,7 @@ def tokenizer(*special: str, first: str | None = None, pad: str = "<pad>", **nam
     )
 
 
-def vocabulary(ids: Any) -> dict[str, int]:
-    """Rows of the output layer, rounded up beyond what the tokenizer has, and the ids that configurations name."""
-    return {
-        "vocab_size": -(-len(ids) // 64) * 64,
-        "pad_token_id": ids.pad_token_id,
-        "bos_token_id": ids.bos_token_id,
-        "eos_token_id": ids.eos_token_id,
-    }
-
-
-def made(model_class: Any, config: Any, processor: Any, image: str, scale: float = 4.0) -> Family:
+def made(model_class: Any, config: Any, processor: Any, image: str) -> Family:
     """The model with random weights that matter: enlarged, and gates and queries that start at zero opened.
 
     Args:
@@ -103,8 +146,9 @@ def made(model_class: Any, config: Any, processor: Any, image: str, scale: float
         config: Of the tiny model.
         processor: Gets a chat template, as published instruct checkpoints have one.
         image: What stands for an image in that template; empty for a family without one.
-        scale: Of the weights.
     """
+    # What a narrow layer passes on is small: enlarged, or scores would hardly depend on anything.
+    scale = 4.0 if config.get_text_config().hidden_size < 128 else 1.0
     torch.manual_seed(0)
     model = model_class(config).eval()
     with torch.no_grad():
@@ -123,23 +167,25 @@ def still(family: Any, images: Any, ids: Any, **settings: Any) -> Any:
     return image_only(family, images, ids, settings)
 
 
-def _qwen(generation: str, vision: dict[str, Any], processor: str | None = None, **text: Any) -> Family:
+def _qwen(generation: str, size: Size, vision: dict[str, Any], processor: str | None = None, **text: Any) -> Family:
     ids = tokenizer(
         "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
         pad="<|endoftext|>",
     )  # fmt: skip
-    images = Qwen2VLImageProcessorPil(
-        patch_size=4, merge_size=2, size={"shortest_edge": 16 * 16, "longest_edge": 40 * 40}
-    )
+    # Four patches of half the side become one token, so a picture costs as many tokens as in other families.
+    patch, head = size.patch // 2, qwen_width(size) // size.heads
+    edges = {"shortest_edge": (size.side // 2) ** 2, "longest_edge": (size.side * 5 // 4) ** 2}
+    images = Qwen2VLImageProcessorPil(patch_size=patch, merge_size=2, size=edges)
     names = {
         f"{name}_token_id": ids.convert_tokens_to_ids(f"<|{token}|>")
         for name, token in {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start",
                             "vision_end": "vision_end"}.items()
     }  # fmt: skip
     config = getattr(hf, f"{generation}Config")(
-        vision_config={"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_heads": 2, **vision},
-        text_config={**TEXT, "hidden_size": 64, "rope_parameters": {"rope_type": "default", "mrope_section": [4, 2, 2],
-                     "rope_theta": 10000.0}, **vocabulary(ids), **text},
+        vision_config={"patch_size": patch, "spatial_merge_size": 2, "temporal_patch_size": 2,
+                       "depth": max(2, size.vision_layers), "num_heads": max(2, size.vision // 64), **vision},
+        text_config={**size.text, "hidden_size": qwen_width(size), "rope_parameters": {"rope_type": "default",
+                     "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0}, **size.rows(ids), **text},
         **names,
     )  # fmt: skip
     return made(
@@ -150,93 +196,99 @@ def _qwen(generation: str, vision: dict[str, Any], processor: str | None = None,
     )
 
 
-def qwen2_vl() -> Family:
-    return _qwen("Qwen2VL", {"depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2})
+def qwen_width(size: Size) -> int:
+    """Rounded up so that three axes of positions fit into a head."""
+    return -(-size.hidden // 64) * 64
 
 
-def qwen2_5_vl() -> Family:
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "window_size": 16}
-    return _qwen("Qwen2_5_VL", {**vision, "fullatt_block_indexes": [1]})
+def qwen2_vl(size: Size = TINY) -> Family:
+    return _qwen("Qwen2VL", size, {"embed_dim": size.vision, "hidden_size": qwen_width(size), "mlp_ratio": 2})
 
 
-def qwen3_vl() -> Family:
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64}
-    return _qwen("Qwen3VL", {**vision, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}, head_dim=16)
+def _qwen_tower(size: Size) -> dict[str, Any]:
+    width = {"hidden_size": size.vision, "intermediate_size": size.vision * 3 // 2}
+    return {**width, "out_hidden_size": qwen_width(size)}
 
 
-def qwen3_5() -> Family:
+def qwen2_5_vl(size: Size = TINY) -> Family:
+    windows = {"window_size": 2 * size.patch, "fullatt_block_indexes": [1]}
+    return _qwen("Qwen2_5_VL", size, {**_qwen_tower(size), **windows})
+
+
+def qwen3_vl(size: Size = TINY) -> Family:
+    grid = {"num_position_embeddings": 4 * size.patches, "deepstack_visual_indexes": [0, 1]}
+    return _qwen("Qwen3VL", size, {**_qwen_tower(size), **grid}, head_dim=qwen_width(size) // size.heads)
+
+
+def qwen3_5(size: Size = TINY) -> Family:
     """A layer with a state in place of attention: nobody can ask it what a token may see."""
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 64,
-        "num_position_embeddings": 64,
-    }
-    state = {f"linear_{part}_head_dim": 16 for part in ("key", "value")}
-    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0, "partial_rotary_factor": 1.0}
+    head = qwen_width(size) // size.heads
+    kinds = [("linear_attention", "full_attention")[layer % 2] for layer in range(size.layers)]
+    rope = {"rope_type": "default", "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0}  # fmt: skip
     return _qwen(
-        "Qwen3_5", vision, processor="Qwen3VLProcessor", head_dim=16, layer_types=["linear_attention", "full_attention"],
-        linear_num_key_heads=2, linear_num_value_heads=4, rope_parameters=rope, **state,
+        "Qwen3_5", size, {**_qwen_tower(size), "num_position_embeddings": 4 * size.patches}, processor="Qwen3VLProcessor",
+        head_dim=head, layer_types=kinds, linear_num_key_heads=size.heads // 2, linear_num_value_heads=size.heads,
+        linear_key_head_dim=head, linear_value_head_dim=head, rope_parameters=rope,
     )  # fmt: skip
 
 
-def llava() -> Family:
+def llava(size: Size = TINY) -> Family:
     ids = tokenizer("<image>", first="<s>", image_token="<image>")
-    images = CLIPImageProcessorPil(size=SQUARE, crop_size=SQUARE, do_center_crop=False)
+    images = CLIPImageProcessorPil(size=size.square, crop_size=size.square, do_center_crop=False)
     processor = hf.LlavaProcessor(
-        images, ids, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        images, ids, patch_size=size.patch, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
     config = hf.LlavaConfig(
-        vision_config=hf.CLIPVisionConfig(**VISION, **SQUARES),
-        text_config=hf.LlamaConfig(**TEXT, **vocabulary(ids)),
+        vision_config=hf.CLIPVisionConfig(**size.tower, **size.squares),
+        text_config=hf.LlamaConfig(**size.text, **size.rows(ids)),
         image_token_index=ids.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
     return made(hf.LlavaForConditionalGeneration, config, processor, "<image>")
 
 
-def llava_onevision() -> Family:
+def llava_onevision(size: Size = TINY) -> Family:
     ids = tokenizer("<image>", "<video>", image_token="<image>", video_token="<video>")
-    grid = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE], [SIDE, 3 * SIDE]]
-    images = LlavaOnevisionImageProcessorPil(size=SQUARE, image_grid_pinpoints=grid)
+    grid = [[size.side * rows, size.side * columns] for rows, columns in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 3))]
+    images = LlavaOnevisionImageProcessorPil(size=size.square, image_grid_pinpoints=grid)
     tokens = {"image_token_index": ids.image_token_id, "video_token_index": ids.video_token_id}
-    settings = {"num_image_tokens": (SIDE // PATCH) ** 2, "vision_feature_select_strategy": "full"}
+    settings = {"num_image_tokens": size.patches, "vision_feature_select_strategy": "full"}
     processor = still(hf.LlavaOnevisionProcessor, images, ids, **settings)
     config = hf.LlavaOnevisionConfig(
-        vision_config=hf.SiglipVisionConfig(**VISION, **SQUARES, vision_use_head=False),
-        text_config=hf.Qwen2Config(**TEXT, **vocabulary(ids)),
+        vision_config=hf.SiglipVisionConfig(**size.tower, **size.squares, vision_use_head=False),
+        text_config=hf.Qwen2Config(**size.text, **size.rows(ids)),
         image_grid_pinpoints=grid,
         **tokens,
     )
     return made(hf.LlavaOnevisionForConditionalGeneration, config, processor, "<image>")
 
 
-def internvl() -> Family:
+def internvl(size: Size = TINY) -> Family:
     ids = tokenizer(
         "<img>", "</img>", "<IMG_CONTEXT>", "<video>",
         start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>",
     )  # fmt: skip
-    images = GotOcr2ImageProcessorPil(size=SQUARE, crop_to_patches=True, min_patches=1, max_patches=4)
-    processor = still(hf.InternVLProcessor, images, ids, image_seq_length=4)
+    images = GotOcr2ImageProcessorPil(size=size.square, crop_to_patches=True, min_patches=1, max_patches=4)
+    processor = still(hf.InternVLProcessor, images, ids, image_seq_length=size.patches // 4)
     config = hf.InternVLConfig(
-        vision_config=hf.InternVLVisionConfig(**VISION, image_size=[SIDE, SIDE], patch_size=[PATCH, PATCH]),
-        text_config=hf.Qwen2Config(**TEXT, **vocabulary(ids)),
+        vision_config=hf.InternVLVisionConfig(**size.tower, image_size=[size.side] * 2, patch_size=[size.patch] * 2),
+        text_config=hf.Qwen2Config(**size.text, **size.rows(ids)),
         image_token_id=ids.context_image_token_id,
-        image_seq_length=4,
+        image_seq_length=size.patches // 4,
     )
     return made(hf.InternVLForConditionalGeneration, config, processor, "<IMG_CONTEXT>")
 
 
-def _idefics(name: str, images: Any, build: Callable[..., Any]) -> Family:
+def _idefics(name: str, images: Any, build: Callable[..., Any], size: Size) -> Family:
     tiles = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
     around = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     ids = tokenizer(*tiles, *around, "<image>", first="<|begin_of_text|>")
-    size = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
-    processor = build(images(**size), ids, image_seq_len=4)
+    edges = {"size": {"longest_edge": 2 * size.side}, "max_image_size": {"longest_edge": size.side}}
+    processor = build(images(**edges), ids, image_seq_len=size.patches // 4)
     config = getattr(hf, f"{name}Config")(
-        vision_config={**VISION, **SQUARES},
-        text_config=hf.LlamaConfig(**TEXT, **vocabulary(ids)),
+        vision_config={**size.tower, **size.squares},
+        text_config=hf.LlamaConfig(**size.text, **size.rows(ids)),
         image_token_id=ids.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=ids.pad_token_id,
@@ -244,49 +296,53 @@ def _idefics(name: str, images: Any, build: Callable[..., Any]) -> Family:
     return made(getattr(hf, f"{name}ForConditionalGeneration"), config, processor, "<image>")
 
 
-def idefics3() -> Family:
-    return _idefics("Idefics3", Idefics3ImageProcessorPil, hf.Idefics3Processor)
+def idefics3(size: Size = TINY) -> Family:
+    return _idefics("Idefics3", Idefics3ImageProcessorPil, hf.Idefics3Processor, size)
 
 
-def smolvlm() -> Family:
-    return _idefics("SmolVLM", SmolVLMImageProcessorPil, partial(still, hf.SmolVLMProcessor))
+def smolvlm(size: Size = TINY) -> Family:
+    return _idefics("SmolVLM", SmolVLMImageProcessorPil, partial(still, hf.SmolVLMProcessor), size)
 
 
-def _paligemma(text: Any) -> Family:
+def _paligemma(text: Any, size: Size) -> Family:
     ids = tokenizer("<image>", first="<bos>", image_token="<image>")
-    images = SiglipImageProcessorPil(size=SQUARE)
-    images.image_seq_length = (SIDE // PATCH) ** 2
+    images = SiglipImageProcessorPil(size=size.square)
+    images.image_seq_length = size.patches
     processor = hf.PaliGemmaProcessor(images, ids)
     config = hf.PaliGemmaConfig(
-        vision_config=hf.SiglipVisionConfig(**VISION, **SQUARES, vision_use_head=False, projection_dim=48),
-        text_config=text(**TEXT, head_dim=12, **vocabulary(ids)),
+        vision_config=hf.SiglipVisionConfig(
+            **size.tower, **size.squares, vision_use_head=False, projection_dim=size.hidden
+        ),
+        text_config=text(**size.text, head_dim=size.hidden // size.heads, **size.rows(ids)),
         image_token_index=ids.image_token_id,
-        projection_dim=48,
+        projection_dim=size.hidden,
     )
     return made(hf.PaliGemmaForConditionalGeneration, config, processor, "<image>")
 
 
-def paligemma() -> Family:
-    return _paligemma(hf.GemmaConfig)
+def paligemma(size: Size = TINY) -> Family:
+    return _paligemma(hf.GemmaConfig, size)
 
 
-def paligemma2() -> Family:
+def paligemma2(size: Size = TINY) -> Family:
     """Two kinds of layers, one of them with a window shorter than most prompts."""
-    return _paligemma(partial(hf.Gemma2Config, query_pre_attn_scalar=12, sliding_window=16))
+    return _paligemma(partial(hf.Gemma2Config, query_pre_attn_scalar=12, sliding_window=size.patches), size)
 
 
-def gemma3() -> Family:
+def gemma3(size: Size = TINY) -> Family:
     names = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     ids = tokenizer(*names.values(), first="<bos>", **names)
-    processor = hf.Gemma3Processor(Gemma3ImageProcessorPil(size=SQUARE), ids, image_seq_length=4)
+    processor = hf.Gemma3Processor(
+        Gemma3ImageProcessorPil(size=size.square), ids, image_seq_length=size.patches // size.pooled
+    )
     config = hf.Gemma3Config(
-        vision_config=hf.SiglipVisionConfig(**VISION, **SQUARES, vision_use_head=False),
+        vision_config=hf.SiglipVisionConfig(**size.tower, **size.squares, vision_use_head=False),
         # A window shorter than most prompts, so that one layer of each kind is really different.
         text_config=hf.Gemma3TextConfig(
-            **TEXT, head_dim=12, query_pre_attn_scalar=12, sliding_window=16,
-            layer_types=["sliding_attention", "full_attention"], **vocabulary(ids),
+            **size.text, head_dim=size.hidden // size.heads, query_pre_attn_scalar=12, sliding_window=size.patches,
+            layer_types=[("sliding_attention", "full_attention")[layer % 2] for layer in range(size.layers)], **size.rows(ids),
         ),
-        mm_tokens_per_image=4,
+        mm_tokens_per_image=size.patches // size.pooled,
         image_token_index=ids.image_token_id,
         boi_token_index=ids.boi_token_id,
         eoi_token_index=ids.eoi_token_id,
@@ -294,35 +350,37 @@ def gemma3() -> Family:
     return made(hf.Gemma3ForConditionalGeneration, config, processor, "<start_of_image>")
 
 
-def mllama() -> Family:
+def mllama(size: Size = TINY) -> Family:
     # The image token has an embedding and no row in the output layer: its id is the size of the vocabulary.
     ids = tokenizer("<|python_tag|>", "<|image|>", first="<|begin_of_text|>")
-    processor = hf.MllamaProcessor(MllamaImageProcessorPil(size=SQUARE, max_image_tiles=4), ids)
+    processor = hf.MllamaProcessor(MllamaImageProcessorPil(size=size.square, max_image_tiles=4), ids)
     config = hf.MllamaConfig(
         vision_config=hf.models.mllama.configuration_mllama.MllamaVisionConfig(
-            **SQUARES, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_global_layers=1, attention_heads=2,
-            intermediate_layers_indices=[0], vision_output_dim=64, max_num_tiles=4,
+            **size.squares, hidden_size=size.vision, intermediate_size=size.vision * 3 // 2, num_hidden_layers=size.vision_layers,
+            num_global_layers=1, attention_heads=max(2, size.vision // 64), intermediate_layers_indices=[0],
+            vision_output_dim=2 * size.vision, max_num_tiles=4,
         ),
         text_config=hf.models.mllama.configuration_mllama.MllamaTextConfig(
-            **{**TEXT, "num_hidden_layers": 3}, cross_attention_layers=[1],
-            **{**vocabulary(ids), "vocab_size": len(ids) - 1},
+            **{**size.text, "num_hidden_layers": size.layers + 1}, cross_attention_layers=[1],
+            **{**size.rows(ids), "vocab_size": size.vocabulary or len(ids) - 1},
         ),
         image_token_index=len(ids) - 1,
     )  # fmt: skip
     return made(hf.MllamaForConditionalGeneration, config, processor, "<|image|>")
 
 
-def blip2() -> Family:
+def blip2(size: Size = TINY) -> Family:
     ids = tokenizer(first="</s>")
-    processor = hf.Blip2Processor(BlipImageProcessorPil(size=SQUARE), ids, num_query_tokens=4)
+    processor = hf.Blip2Processor(BlipImageProcessorPil(size=size.square), ids, num_query_tokens=size.patches // 4)
     config = hf.Blip2Config(
-        vision_config={**VISION, **SQUARES, "initializer_range": 0.02},
-        qformer_config={**VISION, "encoder_hidden_size": 32, "vocab_size": 16},
+        vision_config={**size.tower, **size.squares, "initializer_range": 0.02},
+        qformer_config={**size.tower, "encoder_hidden_size": size.vision, "vocab_size": 16},
         text_config=hf.OPTConfig(
-            hidden_size=48, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=48,
-            max_position_embeddings=1024, **vocabulary(ids),
+            hidden_size=size.hidden, ffn_dim=size.text["intermediate_size"], num_hidden_layers=size.layers,
+            num_attention_heads=size.heads, word_embed_proj_dim=size.hidden, max_position_embeddings=size.context,
+            **size.rows(ids),
         ),
-        num_query_tokens=4,
+        num_query_tokens=size.patches // 4,
         image_token_index=ids.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     return made(hf.Blip2ForConditionalGeneration, config, processor, "")

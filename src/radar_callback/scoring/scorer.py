@@ -146,9 +146,10 @@ def _takes_places(inner: Any) -> bool:
     """Whether `logits_to_keep` may be a boolean `[rows, length]`: so since transformers has one function for all models."""
     from transformers import modeling_utils
 
-    ours = type(inner).forward.__module__.startswith("transformers.")
-    return (
-        ours
-        and "logits_to_keep" in inspect.signature(inner.forward).parameters
-        and hasattr(modeling_utils, "slice_logits_to_keep")
-    )
+    if not type(inner).forward.__module__.startswith("transformers.") or not hasattr(
+        modeling_utils, "slice_logits_to_keep"
+    ):
+        return False
+    # BLIP-2 hands on what it does not know itself.
+    forwards = [inner.forward, getattr(getattr(inner, "language_model", None), "forward", inner.forward)]
+    return any("logits_to_keep" in inspect.signature(forward).parameters for forward in forwards)
