@@ -70,7 +70,7 @@ class Budget:
             >>> Budget(0.05).share(Clock(elapsed=1000, spent=49, cost=10, apart=400))
             0.0
         """
-        if self.most is None or clock.cost is None:
+        if self.most is None or clock.cost is None or clock.spent + (1 + KEPT) * clock.cost <= GRACE:
             return 1.0
         for share in SHARES:
             cost = share * clock.cost
