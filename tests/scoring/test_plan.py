@@ -21,11 +21,20 @@ def test_every_item_is_scored_exactly_once_at_any_world_size(items, max_tokens, 
 
 
 @given(st.lists(item, min_size=1, max_size=60), st.integers(1, 3000))
-def test_a_batch_keeps_to_its_bound_and_its_number_of_images_and_the_longest_come_first(items, max_tokens):
+def test_a_batch_keeps_to_its_bound_and_its_number_of_images_and_the_largest_come_first(items, max_tokens):
     lengths, rows, images = zip(*items, strict=True)
     batches = form_batches(lengths, rows, images, max_tokens)
     for batch in batches:
         assert len(batch) == 1 or max(lengths[i] for i in batch) * sum(rows[i] for i in batch) <= max_tokens
         assert len({images[i] for i in batch}) == 1
-    order = [(images[i], lengths[i]) for batch in batches for i in batch]
-    assert order == sorted(order, reverse=True)
+        assert [lengths[i] for i in batch] == sorted((lengths[i] for i in batch), reverse=True)
+    costs = [max(lengths[i] for i in batch) * sum(rows[i] for i in batch) for batch in batches]
+    assert costs == sorted(costs, reverse=True)
+
+
+@given(st.lists(st.floats(1, 500), min_size=1, max_size=200), st.integers(2, 9))
+def test_no_rank_has_more_than_a_batch_beyond_its_share(lengths, world):
+    batches = form_batches(lengths, [1] * len(lengths), [1] * len(lengths), 600)
+    costs = {batch: lengths[batch[0]] * len(batch) for batch in batches}
+    work = [sum(costs[turn.batch] for turn in deal(batches, rank, world) if turn.real) for rank in range(world)]
+    assert max(work) <= sum(costs.values()) / world + max(costs.values())

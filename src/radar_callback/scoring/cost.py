@@ -15,8 +15,8 @@ from radar_callback.scoring.encode import EncodedSample
 CPU_TOKENS = 2048
 """Tokens of a batch without an accelerator: more of them leave the caches of a processor and gain nothing."""
 
-MOST_TOKENS = 16_384
-"""Tokens of a batch at most: enough to keep any accelerator busy."""
+MOST_TOKENS = 8192
+"""Tokens of a batch at most: enough to keep an accelerator busy, and few enough for hundreds of ranks to share evenly."""
 
 SHARE = 0.8
 """Of the memory that is free, so much may be used; the rest is for what a forward takes on top of what was measured."""

@@ -34,7 +34,7 @@ def row_lengths(
 def form_batches(
     lengths: Sequence[float], rows: Sequence[int], images: Sequence[int], max_tokens: float
 ) -> list[tuple[int, ...]]:
-    """Global batches of items with as many images and of similar length, longest first.
+    """Global batches of items with as many images and of similar length, the largest first.
 
     Items with different numbers of images stay apart because some families cannot mix them (Mllama has an input with a place
     for each image of a row), and because they are of different lengths anyway.
@@ -49,7 +49,7 @@ def form_batches(
         Positions in `lengths`, each exactly once.
 
     Example:
-        >>> form_batches([10, 30, 10, 10], rows=[2, 2, 2, 2], images=[1, 1, 1, 1], max_tokens=60)
+        >>> form_batches([10, 40, 10, 10], rows=[2, 2, 2, 2], images=[1, 1, 1, 1], max_tokens=60)
         [(1,), (0, 2, 3)]
     """
     order = sorted(range(len(lengths)), key=lambda i: (-images[i], -lengths[i], i))
@@ -63,7 +63,9 @@ def form_batches(
             batch, width, height = [], 0.0, 0
         batch.append(i)
         width, height = max(width, lengths[i]), height + rows[i]
-    return [*batches, tuple(batch)] if batch else batches
+    if batch:
+        batches.append(tuple(batch))
+    return sorted(batches, key=lambda batch: -max(lengths[i] for i in batch) * sum(rows[i] for i in batch))
 
 
 @dataclass(frozen=True)
@@ -82,15 +84,18 @@ class Turn:
 def deal(batches: Sequence[tuple[int, ...]], rank: int, world_size: int) -> Iterator[Turn]:
     """The turns of one rank: as many as every other rank has.
 
+    Batches of one round are alike in size, since no rank is faster than the slowest where a forward needs them all. Every other
+    round goes through the ranks from the last to the first, or the first would have the larger batch in each.
+
     Args:
         batches: From :func:`form_batches`, the same on every rank.
         rank: Of this process.
         world_size: Number of ranks.
 
     Example:
-        >>> [turn.batch for turn in deal([(3,), (1,), (0, 2)], rank=1, world_size=2)]
-        [(1,), ()]
+        >>> [turn.batch for turn in deal([(3,), (1,), (0, 2)], rank=0, world_size=2)]
+        [(3,), ()]
     """
-    for start in range(0, len(batches), world_size):
-        mine = start + rank
+    for number, start in enumerate(range(0, len(batches), world_size)):
+        mine = start + (world_size - 1 - rank if number % 2 else rank)
         yield Turn(batches[mine], real=True) if mine < len(batches) else Turn((), real=False)
