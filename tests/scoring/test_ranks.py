@@ -48,13 +48,14 @@ def _fit(root, devices, callbacks) -> Trainer:
     return trainer
 
 
-def test_the_callback_in_two_processes(tmp_path):
+@pytest.mark.parametrize("world", [2, 3])
+def test_the_callback_in_several_processes(world, tmp_path):
     """Training as without it, one history, and the baseline the same bits as with one process."""
     folder = tiny.benchmark(tmp_path / "bench", n=9)
     weights = {}
     for name in ("alone", "watched"):
         callbacks = [RadarCallback(folder, every_n_steps=2)] if name == "watched" else []
-        trainer = _fit(tmp_path / name, 2, callbacks)
+        trainer = _fit(tmp_path / name, world, callbacks)
         # Under ddp_fork the trained weights come back from rank 0.
         weights[name] = trainer.lightning_module.state_dict()
     for key, value in weights["alone"].items():
