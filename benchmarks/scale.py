@@ -18,7 +18,7 @@ from radar_callback.scoring.plan import deal, form_batches, row_lengths
 
 ITEMS = 15_894
 RANKS = (8, 16, 32, 64, 128, 256, 512, 1024)
-COLLECTIVES = "5 an evaluation, 5 more in the first; none depends on the number of items"
+COLLECTIVES = "8 an evaluation, 11 in the first; none depends on the number of items (tests/scoring/test_sharded.py)"
 
 
 def manifest(n: int = ITEMS, seed: int = 0) -> list[Item]:

@@ -187,3 +187,27 @@ def test_memory_that_runs_out_on_one_rank_loses_nothing(folder, free_port):
             assert sum(row["count"] for row in result.abilities.values()) == 13
             for item in result.items:
                 assert item.mean_logits == pytest.approx(wanted[item.key], abs=1e-5)
+
+
+def _collectives(rank, folder):
+    """How often ranks exchange something in a first and in a second evaluation."""
+    counts = []
+    for name in ("all_reduce", "broadcast_object_list", "all_gather_object", "broadcast", "all_gather", "barrier"):
+        right = getattr(dist, name)
+
+        def counting(*args, right=right, **kwargs):
+            counts[-1] += 1
+            return right(*args, **kwargs)
+
+        setattr(dist, name, counting)
+    evaluator = RadarEvaluator(*FAMILIES["llava"].__wrapped__(), folder, batch_tokens=200)
+    for _ in range(2):
+        counts.append(0)
+        evaluator.evaluate()
+    return counts
+
+
+def test_ranks_exchange_something_a_few_times_however_many_items_there_are(folder, free_port, tmp_path):
+    small = str(tiny.benchmark(tmp_path / "small", n=4))
+    found = [in_processes(_collectives, free_port, bench) for bench in (folder, small)]
+    assert found[0] == found[1] == [[11, 8]] * WORLD
