@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from radar_callback.scoring.encode import EncodedSample
@@ -18,6 +19,14 @@ from radar_callback.scoring.rows import token_inputs, vision_inputs
 def authors_way(model: nn.Module, samples: Sequence[EncodedSample], pad_token_id: int) -> list[list[float]]:
     """Mean raw logit of every candidate of every item."""
     return [_item(model, sample, pad_token_id) for sample in samples]
+
+
+def prompts_alone(model: Any, batch: Sequence[EncodedSample], pad_token_id: int) -> Tensor:
+    """A plain forward of images and prompts, with one logit at the end: what no way of scoring can do without."""
+    nothing = torch.empty(0, dtype=torch.long)
+    inputs = {**token_inputs([(sample, nothing) for sample in batch], pad_token_id), **vision_inputs(batch)}
+    logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=1).logits
+    return logits
 
 
 def _item(model: Any, sample: EncodedSample, pad_token_id: int) -> list[float]:

@@ -41,7 +41,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     heads = [f"{vocab // 1000}k K={k}" for vocab, k in cells]
     parts = [
         "# The scoring engine against the authors' way\n",
-        "Speed-up of the model part; in brackets the share of the FLOP floor that is reached, and the prototype's speed-up.\n",
+        "Speed-up of the model part; in brackets the share of the FLOP floor that is reached, the time of a plain forward of the "
+        "prompts alone as a share of it, and the prototype's speed-up.\n",
         _table(
             ["family", "way", *heads],
             [[f, chosen[f], *(_speed(found.get((f, *cell, chosen[f])), cell) for cell in cells)] for f in families],
@@ -73,9 +74,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def _speed(row: dict[str, Any] | None, cell: tuple[int, int]) -> str:
     if row is None:
         return ""
+    plain = f", {100 * row['fraction_of_prompts_alone']:.0f}%"
     before = PROTOTYPE.get(row["family"])
     told = f", {before[CELLS.index(cell)]}x" if before else ""
-    return f"{row['ratio_to_authors']:.1f}x ({100 * row['fraction_of_floor']:.0f}%{told})"
+    return f"{row['ratio_to_authors']:.1f}x ({100 * row['fraction_of_floor']:.0f}%{plain}{told})"
 
 
 def _ratio(row: dict[str, Any] | None) -> str:

@@ -88,8 +88,9 @@ class Setup:
         """
         spare = self._spare(ranks)
         face = appearance(model)
-        seen = self._seen(ranks) if face != self._face or self._way is None else []
-        if seen or self._way is None:
+        changed = self._way is None or face != self._face
+        seen = self._seen(ranks) if changed else []
+        if changed:
             groups = _groups([one for _, one in seen]) or [[spare]]
             way, final = (WAYS[self._asked], True) if self._asked in WAYS else choose(make, groups, ranks.all_agree)
             scorer = make(way)
