@@ -38,7 +38,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     families = list(dict.fromkeys(row["family"] for row in rows))
     chosen = {row["family"]: row["strategy"] for row in rows if row["auto"]}
     cells = [cell for cell in CELLS if any((r["vocab"], r["k"]) == cell for r in rows)]
-    heads = [f"{vocab // 1000}k K={k}" for vocab, k in cells]
+    heads = [f"{round(vocab / 1000)}k K={k}" for vocab, k in cells]
     parts = [
         "# The scoring engine against the authors' way\n",
         "Speed-up of the model part; in brackets the share of the FLOP floor that is reached, the time of a plain forward of the "
@@ -74,7 +74,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def _speed(row: dict[str, Any] | None, cell: tuple[int, int]) -> str:
     if row is None:
         return ""
-    plain = f", {100 * row['fraction_of_prompts_alone']:.0f}%"
+    alone = row["fraction_of_prompts_alone"]
+    plain = "" if alone is None else f", {100 * alone:.0f}%"
     before = PROTOTYPE.get(row["family"])
     told = f", {before[CELLS.index(cell)]}x" if before else ""
     return f"{row['ratio_to_authors']:.1f}x ({100 * row['fraction_of_floor']:.0f}%{plain}{told})"

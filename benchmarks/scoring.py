@@ -169,7 +169,9 @@ def _family(name: str, model_size: Size) -> Any:
     """One model at a time is kept: at a vocabulary of 152k they are large."""
     if (name, model_size) not in _made:
         _made.clear()
-        _made[name, model_size] = FAMILIES[name].__wrapped__(model_size)
+        model, processor = FAMILIES[name].__wrapped__(model_size)
+        # The FLOP counter stumbles over parameters that are handed from module to module while gradients are off.
+        _made[name, model_size] = model.requires_grad_(False), processor
     return _made[name, model_size]
 
 
@@ -185,20 +187,22 @@ def main() -> None:
     parser.add_argument("--no-write", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    file = RESULTS / "scoring.json"
+    rows = json.loads(file.read_text()) if file.exists() and not options.no_write else []
     for name in options.families:
+        fresh: list[dict[str, Any]] = []
         for vocabulary in options.vocab:
             for k in options.k:
-                rows += measure(name, size(vocabulary), k, options.items, options.rounds, options.tokens)
-                for row in rows[-5:]:
-                    if row["family"] == name and row["k"] == k and row["vocab"] == vocabulary:
-                        print(report.line(row), flush=True)
-    table = report.markdown(rows)
-    print(table)
-    if not options.no_write:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "scoring.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (RESULTS / "scoring.md").write_text(table)
+                cell = measure(name, size(vocabulary), k, options.items, options.rounds, options.tokens)
+                print("\n".join(map(report.line, cell)), flush=True)
+                fresh += cell
+        # Family by family, so that one that fails, or is measured anew, leaves the others' rows as they are.
+        rows = [row for row in rows if row["family"] != name] + fresh
+        if not options.no_write:
+            RESULTS.mkdir(exist_ok=True)
+            file.write_text(json.dumps(rows, indent=1) + "\n")
+            (RESULTS / "scoring.md").write_text(report.markdown(rows))
+    print(report.markdown(rows))
 
 
 if __name__ == "__main__":
