@@ -13,9 +13,13 @@ from torch import nn
 
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.errors import ConfigError
+from radar_callback.item_table import Control, item_index
+from radar_callback.paired import image_gain
+from radar_callback.parts import Parts
 from radar_callback.ranks import Ranks
 from radar_callback.result import RadarResult
 from radar_callback.rounds import Rounds
+from radar_callback.scoring.blind import BlindEncoder
 from radar_callback.scoring.choose import WAYS, ScorerName
 from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.features import FeatureMemory
@@ -48,6 +52,8 @@ class RadarEvaluator:
             at the first evaluation and again when the model is wrapped or cast differently. `"packed"`: each image and prompt
             once an item, with all candidates behind it. `"cached"`: once an item, and candidates in a second forward.
             `"shared"`: the image once an item, the prompt once a candidate. `"reference"`: both once a candidate.
+        blind_share: Share of the items that are scored a second time with grey images, to tell what the model owes to looking;
+            0 for none.
         items_per_ability: Score only so many items of each ability: always the same ones, and those of a smaller number are
             among those of a larger one. All if left out.
         batch_tokens: Bound on the tokens of a batch, padding counted. Left out, as many as fit into the memory that training
@@ -80,6 +86,7 @@ class RadarEvaluator:
         *,
         prompt: PromptStyle = "plain",
         scorer: ScorerName = "auto",
+        blind_share: float = 0.125,
         items_per_ability: int | None = None,
         batch_tokens: int | None = None,
         cache_bytes: int = 2**30,
@@ -89,12 +96,18 @@ class RadarEvaluator:
     ) -> None:
         if scorer != "auto" and scorer not in WAYS:
             raise ConfigError(f"Unknown scorer {scorer!r}: expected 'auto', {', '.join(map(repr, WAYS))}.")
+        if not 0 <= blind_share <= 1:
+            raise ConfigError(f"Expected blind_share to be from 0 to 1, but got {blind_share!r}.")
         self.model = model
         self.processor = processor
         opened = Benchmark(benchmark)
         self.benchmark = opened if items_per_ability is None else opened.limit(items_per_ability)
         encoder = SampleEncoder(processor, model_config(model), prompt)
+        self.index = item_index(self.benchmark)
         self._source = EncodedBenchmark(self.benchmark, encoder, cache_bytes, workers)
+        self._blind_share = blind_share
+        self._blind = EncodedBenchmark(self.benchmark, BlindEncoder(encoder), int(cache_bytes * blind_share), workers)
+        self._parts = Parts()
         self._setup = Setup(self._source, processor, scorer, batch_tokens)
         self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
@@ -124,26 +137,47 @@ class RadarEvaluator:
         seconds = time.perf_counter() - started
         return RadarResult(step=step, time=time.time(), seconds=seconds, benchmark=self.benchmark.name, **found)
 
+    def look_at_weights(self) -> None:
+        """Notes the weights as they are now, so that the next evaluation can say how far they moved. On all ranks together."""
+        self._parts.moved(self.model, self._ranks())
+
+    def _ranks(self) -> Ranks:
+        return Ranks(next(p for p in self.model.parameters() if p.is_floating_point()).device)
+
     def _run(self, share: float, per_sample: bool, progress: Progress | None) -> dict[str, Any]:
         parameter = next(p for p in self.model.parameters() if p.is_floating_point())
-        ranks = Ranks(parameter.device)
+        ranks = self._ranks()
         tokenizer = self.processor.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._source.cast(parameter.dtype)
-        ready = self._setup.ready(self.model, lambda way: way(self.model, pad, self._forward_context), ranks, share)
-        score, tally = ready.scorer, Tally(self.benchmark, ranks, per_sample, whole=share == 1)
-        rounds = Rounds(score, ready.spare, tally, self._features, ranks)
-        turns = list(deal(ready.batches, ranks.rank, ranks.size))
-        stream = self._source.stream([turn.batch for turn in turns])
-        for done, turn in enumerate(turns, start=1):
-            rounds.take(turn.batch, stream)
+        self._blind.cast(parameter.dtype)
+        make = lambda way: way(self.model, pad, self._forward_context)  # noqa: E731
+        ready = self._setup.ready(self.model, make, ranks, share, share * self._blind_share)
+        score = ready.scorer
+        tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=share == 1)
+        control = Control(self.index)
+        rounds = Rounds(score, ready.spare, self._features, ranks)
+        turns, again = (
+            [turn.batch for turn in deal(batches, ranks.rank, ranks.size)] for batches in (ready.batches, ready.control)
+        )
+        stream, blind = self._source.stream(turns), self._blind.stream(again)
+        for done, batch in enumerate([*turns, *again], start=1):
+            if done <= len(turns):
+                rounds.take(batch, stream, tally)
+            else:
+                rounds.take(batch, blind, control, kind="blind")
             if progress is not None:
-                progress(done, len(turns))
+                progress(done, len(turns) + len(again))
         if rounds.finish():
             self._setup.shrink()
         fed, padded = ranks.sum(torch.tensor([score.fed, score.padded])).tolist()
+        counted = tally.result(asked_for=sum(map(len, ready.batches)))
+        sighted = counted["item_scores"]
         return {
-            **tally.result(asked_for=sum(map(len, ready.batches))),
+            **counted,
+            "fluency": sighted.fluency(self.index),
+            "image_gain": image_gain(self.index, sighted, control.scores(ranks)) if ready.control else {},
+            "moved": self._parts.moved(self.model, ranks),
             "share": share,
             "scorer": score.name,
             "padding": padded / max(1, fed),

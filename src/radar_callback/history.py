@@ -6,7 +6,6 @@ right after an evaluation has not lost it, whatever became of the loggers' buffe
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from radar_callback.errors import RadarError
+from radar_callback.journal import StrangeLineError, append_line, read_lines, set_aside, write_lines
 
 Record = dict[str, Any]
 """One evaluation, as `RadarResult.to_record` gives it, with JSON types only."""
@@ -24,8 +24,6 @@ Record = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 _ROW_FIELDS = ("sds", "sds_logprob", "accuracy", "se", "chance")
-_FIRST_BYTES = b'{"step": '
-"""Every line begins like this, so a torn line can be told from a file that is something else."""
 
 
 class HistoryError(RadarError):
@@ -66,14 +64,7 @@ class History:
     def start_fresh(cls, path: str | os.PathLike[str]) -> History:
         """Begins a new history; the file of an earlier run at the same place is kept as `<name>.<n>.jsonl`."""
         path = Path(path)
-        if path.exists() and path.stat().st_size:
-            n = 1
-            while (kept := path.with_suffix(f".{n}{path.suffix}")).exists():
-                n += 1
-            for old, new in [(_discarded(path), _discarded(kept)), (path, kept)]:
-                if old.exists():
-                    old.replace(new)
-            _sync_folder(path.parent)
+        if kept := set_aside(path, _discarded(path)):
             _log.warning("%s holds an earlier run: kept as %s.", path, kept.name)
         return cls(path)
 
@@ -108,7 +99,7 @@ class History:
         plain = _plain(record)
         last_step = self._records[-1]["step"] if self._records else 0
         if self.path.exists() and plain["step"] >= last_step and _key(plain) not in self:
-            _append_line(self.path, _line(plain))
+            append_line(self.path, _line(plain))
             self._records.append(plain)
             return
         replaced = [old for old in self._records if _key(old) == _key(plain)]
@@ -155,10 +146,10 @@ class History:
         """Rewrites the file. What is discarded is on the disk elsewhere first: a crash in between loses nothing."""
         records = _sorted(records)
         if discarded:
-            there = _read_lines(self.discarded_path)
+            there = _lines_of(self.discarded_path)
             lines = [_line(record) for record in discarded]
-            _write_lines(self.discarded_path, [*there, *(line for line in lines if line not in there)])
-        _write_lines(self.path, [_line(record) for record in records])
+            write_lines(self.discarded_path, [*there, *(line for line in lines if line not in there)])
+        write_lines(self.path, [_line(record) for record in records])
         self._records = records
 
 
@@ -177,38 +168,26 @@ def read_history(path: str | os.PathLike[str]) -> list[Record]:
     path = Path(path)
     if not path.is_file():
         raise HistoryError(f"Expected a history file, but {path} does not exist or is not a file.")
-    return _sorted(_records(path, _read_lines(path)))
+    return _sorted(_records(path, _lines_of(path)))
 
 
 def _open(path: Path) -> list[Record]:
     """Reads a file that is about to be written to, and mends its end."""
     if not path.exists():
         return []
-    lines = _read_lines(path)
+    lines = _lines_of(path)
     records = _records(path, lines)
     if b"".join(lines) != path.read_bytes():
-        _write_lines(path, lines)
+        write_lines(path, lines)
         _log.warning("%s ended in a line cut off by a crash: mended, %d point(s) kept.", path, len(lines))
     return records
 
 
-def _read_lines(path: Path) -> list[bytes]:
-    """The complete lines of a file; a last one without its newline counts only if nothing but the newline is missing.
-
-    Each line is written whole, newline last, so an incomplete one can only be the last. After a power cut a file may
-    also end in zero bytes, which some file systems leave for data that never arrived.
-    """
-    if not path.exists():
-        return []
-    data = path.read_bytes().rstrip(b"\0")
-    size = data.rfind(b"\n") + 1
-    lines, torn = data[:size].splitlines(keepends=True), data[size:]
-    if not _FIRST_BYTES.startswith(torn[: len(_FIRST_BYTES)]):
-        raise HistoryError(f"Expected {path} to be a radar history, but its last line begins with {torn[:20]!r}.")
-    with contextlib.suppress(ValueError):
-        json.loads(torn)
-        lines.append(torn + b"\n")
-    return lines
+def _lines_of(path: Path) -> list[bytes]:
+    try:
+        return read_lines(path)
+    except StrangeLineError as error:
+        raise HistoryError(f"Expected {path} to be a radar history, but {error}.") from None
 
 
 def _records(path: Path, lines: Sequence[bytes]) -> list[Record]:
@@ -277,42 +256,3 @@ def _line(record: Record) -> bytes:
 
 def _discarded(path: Path) -> Path:
     return path.with_suffix(f".discarded{path.suffix}")
-
-
-def _append_line(path: Path, line: bytes) -> None:
-    """Adds a line in one write; if the disk is full, the file is left as it was."""
-    with path.open("ab", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            written = file.write(line)
-            if written != len(line):
-                raise OSError(f"only {written} of {len(line)} bytes could be written to {path}")
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-def _write_lines(path: Path, lines: Sequence[bytes]) -> None:
-    """Writes a whole file so that a crash leaves either the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new or renamed file's name survive a power cut, where the system can do that (Windows cannot)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

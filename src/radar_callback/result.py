@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from radar_callback.item_scores import ItemScores
+
 
 class Score(TypedDict):
     """One row of a result: an ability, a group, or everything together.
@@ -27,6 +29,38 @@ class Score(TypedDict):
     count: int
     se: float
     chance: float
+
+
+class Gain(TypedDict):
+    """How much the image helps, over items scored both with it and blind.
+
+    Attributes:
+        sds: Mean of the differences of SDS, with less without.
+        se: Standard error of that mean.
+        count: Items.
+    """
+
+    sds: float
+    se: float
+    count: int
+
+
+class Change(TypedDict):
+    """What became of an ability's items from one evaluation to the next.
+
+    Attributes:
+        sds: Mean of the items' differences of SDS.
+        se: Standard error of that mean; smaller than that of two separate means, since an item is compared with itself.
+        count: Items scored both times.
+        learned: Of these, how many were wrong before and are right now.
+        forgotten: How many were right before and are wrong now.
+    """
+
+    sds: float
+    se: float
+    count: int
+    learned: int
+    forgotten: int
 
 
 class AbilityScore(Score):
@@ -72,6 +106,12 @@ class RadarResult:
         scorer: The way of scoring that was used.
         padding: Share of the tokens given to the model that were padding.
         waited: Seconds, of `seconds`, in which this rank's model waited for items to be read and encoded.
+        fluency: Mean log-probability of the tokens of all candidates, right and wrong, in nats.
+        image_gain: By ability, how much better items were scored with their images than with grey ones, on the items that
+            were also scored blind; empty if none was.
+        moved: By part of the model, how far its weights have turned since the evaluation before, relative to their size;
+            empty at the first.
+        item_scores: What every candidate of every item got.
         items: Every scored item, where asked for; empty otherwise.
         unscored: `{"key", "meta", "ability", "reason", "detail"}` of each failed item, where items were asked for.
     """
@@ -90,6 +130,10 @@ class RadarResult:
     scorer: str = ""
     padding: float = 0.0
     waited: float = 0.0
+    fluency: float = math.nan
+    image_gain: dict[str, Gain] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+    item_scores: ItemScores | None = None
     items: tuple[ItemScore, ...] = ()
     unscored: tuple[dict[str, Any], ...] = ()
 
@@ -113,8 +157,8 @@ class RadarResult:
 
         Returns:
             `radar/sds/<ability>`, `radar/sds_logprob/<ability>`, `radar/accuracy/<ability>` and `radar/sds/<group>` of all
-            that were scored, `radar/sds/overall`, `radar/asymmetry` (with both groups), `radar/coverage`,
-            `radar/seconds`, `radar/overhead` (if given).
+            that were scored, `radar/sds/overall`, `radar/asymmetry` (with both groups), `radar/image_gain` (with a
+            control), `radar/fluency`, `radar/coverage`, `radar/seconds`, `radar/overhead` (if given).
         """
         values: dict[str, float | None] = {}
         for name, row in self.abilities.items():
@@ -125,6 +169,9 @@ class RadarResult:
             values[f"radar/sds/{name}"] = group["sds"]
         values["radar/sds/overall"] = self.overall["sds"]
         values["radar/asymmetry"] = self.asymmetry
+        if "overall" in self.image_gain:
+            values["radar/image_gain"] = self.image_gain["overall"]["sds"]
+        values["radar/fluency"] = self.fluency
         values["radar/coverage"] = self.coverage
         values["radar/seconds"] = self.seconds
         values["radar/overhead"] = overhead
@@ -132,7 +179,7 @@ class RadarResult:
 
     def to_record(self) -> dict[str, Any]:
         """The line of `radar_history.jsonl`: JSON types only, NaN as null."""
-        return _jsonable(
+        return jsonable(
             {
                 "step": self.step,
                 "time": self.time,
@@ -149,6 +196,9 @@ class RadarResult:
                 "scorer": self.scorer,
                 "padding": self.padding,
                 "waited": self.waited,
+                "fluency": self.fluency,
+                "image_gain": self.image_gain,
+                "moved": self.moved,
             }
         )
 
@@ -163,9 +213,10 @@ def labelled(key: str, label: str) -> str:
     return key.replace("radar/", f"radar/{label}/", 1) if label else key
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """The value with NaN and infinity as None, which JSON can hold."""
     if isinstance(value, Mapping):
-        return {key: _jsonable(item) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

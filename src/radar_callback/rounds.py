@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 
@@ -16,11 +17,21 @@ from radar_callback.errors import EvaluationError, ItemError, Reason
 from radar_callback.ranks import Ranks
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.features import FeatureMemory
+from radar_callback.scoring.reading import CandidateScores
 from radar_callback.scoring.scorer import Scorer, needs_every_rank
 from radar_callback.scoring.source import Encoded
-from radar_callback.tally import Tally
 
 log = logging.getLogger(__name__)
+
+
+class Counts(Protocol):
+    """What becomes of items."""
+
+    def count(self, indices: Sequence[int], encoded: Sequence[EncodedSample], scores: CandidateScores) -> None:
+        """Takes a batch of scored items."""
+
+    def fail(self, index: int, error: ItemError) -> None:
+        """Takes an item that could not be scored."""
 
 
 class Rounds:
@@ -29,17 +40,13 @@ class Rounds:
     Args:
         score: The way of scoring.
         spare: An item for rounds in which there is nothing else to forward.
-        tally: Counts items.
         features: Remembers a frozen vision tower's answers.
         ranks: Who takes part.
     """
 
-    def __init__(
-        self, score: Scorer, spare: EncodedSample, tally: Tally, features: FeatureMemory, ranks: Ranks
-    ) -> None:
+    def __init__(self, score: Scorer, spare: EncodedSample, features: FeatureMemory, ranks: Ranks) -> None:
         self._score = score
         self._spare = spare
-        self._tally = tally
         self._features = features
         self._ranks = ranks
         self._together = needs_every_rank(score.model)
@@ -47,12 +54,14 @@ class Rounds:
         self._parts = 1
         self.waited = 0.0
 
-    def take(self, batch: Sequence[int], stream: Iterator[list[Encoded]]) -> None:
+    def take(self, batch: Sequence[int], stream: Iterator[list[Encoded]], into: Counts, kind: str = "items") -> None:
         """One round.
 
         Args:
             batch: Positions of its items; none if other ranks have more batches than this one.
             stream: Gives the encoded items of one batch after another.
+            into: Takes the items' scores, or why there are none.
+            kind: Tells apart streams that show the same items with other images.
         """
         asked = time.perf_counter()
         found = self._next(stream)
@@ -60,12 +69,12 @@ class Rounds:
         usable: list[tuple[int, EncodedSample]] = []
         for index, one in zip(batch, found, strict=False):
             if isinstance(one, ItemError):
-                self._tally.fail(index, one)
+                into.fail(index, one)
             else:
                 usable.append((index, one))
         calls = self._score.calls
         try:
-            self._score_in_parts(usable)
+            self._score_in_parts(usable, into, kind)
         except Exception as error:
             if self._ranks.size == 1 or (self._together and self._score.calls > calls):
                 # Alone there is nobody to wait for; in the middle of a forward of all ranks nothing can be put right.
@@ -102,26 +111,26 @@ class Rounds:
             self._error = error
             return []
 
-    def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]]) -> None:
+    def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]], into: Counts, kind: str) -> None:
         """Scores a batch, in as many parts as memory has turned out to need, which is one unless it ran out."""
         waiting = [part for part in _split(usable, self._parts) if part]
         while waiting:
             part = waiting.pop(0)
             indices, encoded = zip(*part, strict=True)
             try:
-                with self._features.batch(self._score.name, indices):
+                with self._features.batch(kind, self._score.name, indices):
                     scores = self._score(encoded)
             except torch.OutOfMemoryError as error:
                 if self._together:
                     raise
                 if len(part) == 1:
-                    self._tally.fail(indices[0], ItemError(Reason.OUT_OF_MEMORY, f"not even alone: {error}"))
+                    into.fail(indices[0], ItemError(Reason.OUT_OF_MEMORY, f"not even alone: {error}"))
                 else:
                     self._halve(len(part))
                     waiting[:0] = _split(part, 2)
                     continue
             else:
-                self._tally.count(indices, encoded, scores)
+                into.count(indices, encoded, scores)
 
     def _halve(self, items: int) -> None:
         if self._parts == 1:

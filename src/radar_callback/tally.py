@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,10 @@ from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import ItemError, Reason
 from radar_callback.functional import discrimination_success, soft_discrimination_score
+from radar_callback.item_scores import ItemIndex
+from radar_callback.item_table import ItemTable
 from radar_callback.metrics import SoftDiscriminationScore
+from radar_callback.paired import clustered_errors
 from radar_callback.ranks import Ranks
 from radar_callback.result import ItemScore
 from radar_callback.scoring.encode import EncodedSample
@@ -27,18 +31,23 @@ class Tally:
 
     Args:
         benchmark: Where the items come from.
+        index: Its items.
         ranks: Who takes part.
         per_sample: Also keep every item's scores.
         whole: Whether the benchmark is asked for and not a share of it; only then are items that were left out when its shards
             were built a part of what is counted.
     """
 
-    def __init__(self, benchmark: Benchmark, ranks: Ranks, per_sample: bool, whole: bool = True) -> None:
+    def __init__(
+        self, benchmark: Benchmark, index: ItemIndex, ranks: Ranks, per_sample: bool, whole: bool = True
+    ) -> None:
         self._benchmark = benchmark
         self._skipped = benchmark.skipped if whole else ()
         self._ranks = ranks
         self._per_sample = per_sample
         self._metric = SoftDiscriminationScore(benchmark.taxonomy).to(ranks.device)
+        self._index = index
+        self._table = ItemTable(index)
         self._failures: Counter[Reason] = Counter()
         self._items: list[ItemScore] = []
         self._unscored: list[dict[str, Any]] = []
@@ -60,6 +69,7 @@ class Tally:
             logprobs=scores.mean_logprobs,
             category=[entry.category for entry in entries],
         )
+        self._table.put(indices, scores)
         finite = (scores.mean_logits.isfinite() & scores.mean_logprobs.isfinite()).all(1).tolist()
         for index, fine in zip(indices, finite, strict=True):
             if not fine:
@@ -96,11 +106,21 @@ class Tally:
                 {"key": s.key, "meta": s.meta, "ability": s.ability, "reason": s.reason, "detail": s.detail}
                 for s in skipped
             ]
+        report, scores = self._metric.compute(), self._table.scores(self._ranks)
+        if self._index.shares_images:
+            cells = [(item.ability, item.category) for item in self._benchmark.items]
+            for ability, se in clustered_errors(scores.sds(self._index), cells, self._index.clusters).items():
+                report["abilities"][ability]["se"] = se
+            rows = report["abilities"].values()
+            for group, row in report["groups"].items():
+                row["se"] = _of_mean([one["se"] for one in rows if one["group"] == group and one["count"]])
+            report["overall"]["se"] = _of_mean([one["se"] for one in rows if one["count"]])
         return {
-            **self._metric.compute(),
+            **report,
             "samples": asked_for + len(skipped),
             "failed": failures.total(),
             "failures": {str(reason): n for reason, n in failures.items() if n},
+            "item_scores": scores,
             "items": tuple(items),
             "unscored": tuple(unscored),
         }
@@ -132,3 +152,8 @@ class Tally:
                     correct=correct[row],
                 )
             )
+
+
+def _of_mean(errors: Sequence[float]) -> float:
+    """Standard error of the mean of abilities, these taken as independent of each other."""
+    return math.sqrt(sum(error**2 for error in errors)) / len(errors) if errors else math.nan

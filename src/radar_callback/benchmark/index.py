@@ -97,6 +97,7 @@ def entry_of(sample: Sample, span: Span, crc32: int, where: str) -> ItemEntry:
         ),
         question=len(sample.question),
         candidates=tuple(len(text) for text in sample.candidates),
+        image_crc32=tuple(map(zlib.crc32, sample.images)),
     )
 
 

@@ -47,6 +47,7 @@ class ItemEntry(_Model):
         images: `[width, height]` of each image, in the order shown.
         question: Length of the question in characters.
         candidates: Length of each candidate in characters, the correct one first.
+        image_crc32: Checksum of each image's file, which tells items that share one; empty if not known.
     """
 
     key: Annotated[str, Field(min_length=1)]
@@ -58,6 +59,7 @@ class ItemEntry(_Model):
     images: tuple[tuple[Positive, Positive], ...] = ()
     question: Count
     candidates: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    image_crc32: tuple[Count, ...] = ()
 
 
 class ShardEntry(_Model):
@@ -114,6 +116,7 @@ class Item:
         image_sizes: `(width, height)` of each image, in the order shown.
         question_chars: Length of the question in characters.
         candidate_chars: Length of each candidate in characters, the correct one first.
+        image_crc32: Checksum of each image's file, or empty if the manifest does not tell.
     """
 
     index: int
@@ -127,6 +130,7 @@ class Item:
     image_sizes: tuple[tuple[int, int], ...]
     question_chars: int
     candidate_chars: tuple[int, ...]
+    image_crc32: tuple[int, ...] = ()
 
     @property
     def n_images(self) -> int:
@@ -150,6 +154,7 @@ def items_of(manifest: Manifest) -> tuple[Item, ...]:
             image_sizes=entry.images,
             question_chars=entry.question,
             candidate_chars=entry.candidates,
+            image_crc32=entry.image_crc32,
         )
         for index, (shard, entry) in enumerate(entries)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,13 @@ from torch import nn
 
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.budget import Budget
+from radar_callback.chronicle import Chronicle, history_path
+from radar_callback.diagnosis import Finding, Kind
 from radar_callback.errors import ConfigError
 from radar_callback.evaluator import RadarEvaluator
-from radar_callback.history import History
 from radar_callback.integrations.discovery import find_model, find_processor, log_folder
-from radar_callback.reporting.loggers import log_result
+from radar_callback.reporting.alerts import send
+from radar_callback.reporting.loggers import log_items, log_result
 from radar_callback.reporting.progress import progress_bar
 from radar_callback.reporting.terminal import summary_line
 from radar_callback.result import RadarResult, labelled
@@ -48,6 +50,7 @@ class RadarCallback(Callback):
     Logged to every logger at `trainer.global_step` and put into `trainer.callback_metrics` (so `EarlyStopping` and
     `ModelCheckpoint` can monitor them): `radar/sds/<ability>`, `radar/sds_logprob/<ability>`, `radar/accuracy/<ability>`,
     `radar/sds/<group>`, `radar/sds/overall`, `radar/asymmetry`, `radar/coverage`, `radar/seconds`, `radar/overhead`, and
+    `radar/image_gain`, `radar/fluency`, and
     `radar/errors` once an evaluation failed. W&B and TensorBoard also get a radar chart and curves, W&B a table. Each
     evaluation is a line of `radar_history.jsonl` in the run's log folder, on disk before training goes on.
 
@@ -68,11 +71,16 @@ class RadarCallback(Callback):
         scorer: `"auto"`, `"packed"`, `"cached"`, `"shared"` or `"reference"`; see
             :class:`radar_callback.evaluator.RadarEvaluator`.
         items_per_ability: Score only so many items of each ability, always the same ones.
+        blind_share: Share of the items that are scored a second time with grey images, so that a model which does not look
+            is told from one which does; 0 for none.
         max_overhead: Share of the run's wall clock that evaluations may take; None for no bound. Where they come too often for
             that, a fixed half, quarter or eighth of the items is scored, and where even that is too much one is let
             pass. Twenty seconds in all are always granted.
         batch_tokens: Bound on the tokens of a batch; found if left out.
         workers: Processes that prepare items ahead of the model; found if left out.
+        on_finding: Called on rank zero with each :class:`radar_callback.diagnosis.Finding`: alarms when something broke, notes
+            on how abilities develop. Alarms also go to the log and to W&B's alerts.
+        stop_on: Alarms that end training: any of `"regression"`, `"collapse"`, `"blind"`, `"part_stopped"`. None by default.
         on_error: `"log"`: an evaluation that raises is logged and counted, and training goes on. `"raise"`: it ends the run.
             What can never work (no processor, unknown benchmark) raises before the first step either way.
         progress: Show a progress bar during an evaluation, where the Trainer shows one.
@@ -101,9 +109,12 @@ class RadarCallback(Callback):
         prompt: PromptStyle = "plain",
         scorer: ScorerName = "auto",
         items_per_ability: int | None = None,
+        blind_share: float = 0.125,
         max_overhead: float | None = 0.05,
         batch_tokens: int | None = None,
         workers: int | None = None,
+        on_finding: Callable[[Finding], None] | None = None,
+        stop_on: Collection[Kind | str] = (),
         on_error: Literal["log", "raise"] = "log",
         progress: bool = True,
     ) -> None:
@@ -112,6 +123,13 @@ class RadarCallback(Callback):
         Watch(Schedule(), self._budget, every_seconds=every_seconds)
         if on_error not in ("log", "raise"):
             raise ConfigError(f"Expected on_error to be 'log' or 'raise', but got {on_error!r}.")
+        alarms = [kind for kind in Kind if kind.is_alarm]
+        if isinstance(stop_on, str) or not set(stop_on) <= set(alarms):
+            raise ConfigError(
+                f"Expected stop_on to hold alarms ({', '.join(map(repr, map(str, alarms)))}), but got {stop_on!r}."
+            )
+        self._stop_on = frozenset(Kind(kind) for kind in stop_on)
+        self._on_finding = on_finding
         self.benchmark = Benchmark(benchmark)
         self._every_seconds = every_seconds
         self.at_start = at_start
@@ -124,11 +142,12 @@ class RadarCallback(Callback):
         self._prompt: PromptStyle = prompt
         self._scorer: ScorerName = scorer
         self._items_per_ability = items_per_ability
+        self._blind_share = blind_share
         self._batch_tokens = batch_tokens
         self._workers = workers
         self._progress = progress
         self._evaluator: RadarEvaluator | None = None
-        self._history: History | None = None
+        self._chronicle: Chronicle | None = None
         self._records: list[dict[str, Any]] = []
         self._resumed = False
         self._requested = False
@@ -172,6 +191,7 @@ class RadarCallback(Callback):
             scorer=self._scorer,
             # Lightning's smoke test: one item of each ability is enough to see that everything fits together.
             items_per_ability=1 if trainer.fast_dev_run else self._items_per_ability,  # type: ignore[attr-defined]
+            blind_share=self._blind_share,
             batch_tokens=self._batch_tokens,
             workers=self._workers,
             forward_context=trainer.precision_plugin.forward_context,
@@ -192,6 +212,8 @@ class RadarCallback(Callback):
             broadcast=trainer.strategy.broadcast,
         )
         self._watch.start(trainer.global_step)
+        assert self._evaluator is not None
+        self._evaluator.look_at_weights()
         if self.at_start:
             self._evaluate(trainer)
 
@@ -217,17 +239,15 @@ class RadarCallback(Callback):
             self._records = []
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        name = f"radar_history.{self._label}.jsonl" if self._label else "radar_history.jsonl"
-        self.history_path = log_folder(trainer) / name
+        assert self._evaluator is not None
+        folder = log_folder(trainer)
+        self.history_path = history_path(folder, self._label)
+        self._chronicle = None
         if trainer.is_global_zero:
-            with self._guarded("opening the history"):
-                if self._records or trainer.global_step:
-                    self._history = History(self.history_path)
-                    self._history.rewind(trainer.global_step)
-                    self._history.merge(self._records)
-                else:
-                    self._history = History.start_fresh(self.history_path)
-                self._records = self._history.state()
+            self._chronicle = Chronicle(
+                folder, self._label, self._evaluator, self._records, trainer.global_step, self._guarded
+            )
+            self._records = list(self._chronicle.records)
         # The file is rank 0's; the others must skip the same steps as it.
         self._records = trainer.strategy.broadcast(self._records)
 
@@ -270,16 +290,22 @@ class RadarCallback(Callback):
     def _publish(self, trainer: Trainer, result: RadarResult, overhead: float) -> None:
         """History first: what is on disk survives whatever a logger does."""
         metrics = {labelled(key, self._label): value for key, value in result.metrics(overhead).items()}
-        record = result.to_record()
-        self._records.append(record)
-        if self._history is not None:
-            with self._guarded("writing the history"):
-                self._history.append(record)
         for key, value in metrics.items():
             trainer.callback_metrics[key] = torch.tensor(value)
+        entry = self._chronicle.add(result) if self._chronicle is not None else None
+        self._records.append(result.to_record() if entry is None else entry.record)
         if trainer.is_global_zero:
             log_result(trainer.loggers, result, metrics, self._records, self._logging_failures, self._label)
             rank_zero_info(summary_line(result))
+        if entry is not None:
+            log_items(trainer.loggers, entry.items, result.step, self._logging_failures, self._label)
+            send(entry.findings, trainer.loggers, self._on_finding)
+        if self._stop_on:
+            found = entry is not None and any(finding.kind in self._stop_on for finding in entry.findings)
+            stop: bool = trainer.strategy.broadcast(found)
+            if stop:
+                log.warning("Ending training at step %d, as stop_on asks for.", result.step)
+                trainer.should_stop = True
 
     def _log_errors(self, trainer: Trainer) -> None:
         key = labelled("radar/errors", self._label)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from radar_callback.reporting.item_changes import COLUMNS as ITEM_COLUMNS
+from radar_callback.reporting.item_changes import ITEMS_KEY, ItemChanges
 from radar_callback.result import RadarResult, labelled
 
 if TYPE_CHECKING:
@@ -67,13 +69,53 @@ def log_result(
             try:
                 job(logger)
             except Exception as error:
-                failures[name, kind] += 1
-                if failures[name, kind] == 1:
-                    _log.warning(
-                        "%s could not log the %s of the evaluation at step %d: %s: %s. Training goes on, further failures "
-                        "of this kind are only counted.", name, kind, result.step, type(error).__name__, error,
-                    )  # fmt: skip
+                _count(failures, name, kind, result.step, error)
     return failures
+
+
+def _count(failures: Counter[tuple[str, str]], name: str, kind: str, step: int, error: Exception) -> None:
+    failures[name, kind] += 1
+    if failures[name, kind] == 1:
+        _log.warning(
+            "%s could not log the %s of the evaluation at step %d: %s: %s. Training goes on, further failures "
+            "of this kind are only counted.", name, kind, step, type(error).__name__, error,
+        )  # fmt: skip
+
+
+def log_items(
+    loggers: Iterable[Any],
+    changes: ItemChanges | None,
+    step: int,
+    failures: Counter[tuple[str, str]],
+    label: str = "",
+) -> None:
+    """Gives the items that changed the most to each logger that takes tables, with their images where it takes these.
+
+    Args:
+        loggers: The loggers.
+        changes: The items; None if there was no earlier evaluation.
+        step: Of the evaluation.
+        failures: As in :func:`log_result`.
+        label: As in :func:`log_result`.
+    """
+    for position, logger in enumerate(loggers):
+        if changes is None or not _can(logger, "log_table"):
+            continue
+        try:
+            rows = changes.rows(_picture_for(logger))
+            logger.log_table(key=labelled(ITEMS_KEY, label), columns=list(ITEM_COLUMNS), data=rows, step=step)
+        except Exception as error:
+            _count(failures, f"{type(logger).__name__} ({position})", "items", step, error)
+
+
+def _picture_for(logger: Any) -> Callable[[Image], Any]:
+    """How a logger wants a picture within a table: W&B in a class of its own, others not at all."""
+    if type(_experiment_of(logger)).__module__.partition(".")[0] == "wandb":
+        import wandb
+
+        picture: Callable[[Image], Any] = wandb.Image
+        return picture
+    return lambda image: None
 
 
 def table_rows(result: RadarResult, records: Sequence[Record]) -> list[list[Any]]:

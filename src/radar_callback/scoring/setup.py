@@ -41,11 +41,13 @@ class Ready:
     Attributes:
         scorer: For the model as it is now.
         batches: Positions of items, the same on every rank.
+        control: Those of the items that are also scored blind.
         spare: An item that an idle rank can score with weight zero, since sharded models need every rank in every forward.
     """
 
     scorer: Scorer
     batches: list[tuple[int, ...]]
+    control: list[tuple[int, ...]]
     spare: EncodedSample
 
 
@@ -74,7 +76,9 @@ class Setup:
         self._batches: dict[float, list[tuple[int, ...]]] = {}
         self._lengths: list[float] = []
 
-    def ready(self, model: nn.Module, make: Make, ranks: Ranks, share: float = 1.0) -> Ready:
+    def ready(
+        self, model: nn.Module, make: Make, ranks: Ranks, share: float = 1.0, control_share: float = 0.0
+    ) -> Ready:
         """Everything for the next evaluation.
 
         Args:
@@ -82,6 +86,7 @@ class Setup:
             make: Makes a scorer for it.
             ranks: Who takes part; all must call this together.
             share: Of each ability's items; see :meth:`Benchmark.portion`.
+            control_share: Of each ability's items, those that are also scored blind.
 
         Raises:
             BenchmarkError: If not a single item can be read and encoded.
@@ -107,16 +112,21 @@ class Setup:
             self._batches = {}
         if not self._batches:
             self._budget = budget
-        if share not in self._batches:
+        shares = [share, control_share]
+        if missing := [one for one in shares if one not in self._batches]:
             # What one rank could read decides the estimates, so it decides for all.
-            self._batches[share] = ranks.from_first(self._form(seen, scorer.together, share))
-        return Ready(scorer, self._batches[share], spare)
+            formed = ranks.from_first([self._form(seen, scorer.together, one) for one in missing])
+            self._batches.update(zip(missing, formed, strict=True))
+        batches, control = (self._batches[one] for one in shares)
+        return Ready(scorer, batches, control, spare)
 
     def shrink(self) -> None:
         """Halves the batches of later evaluations: memory ran out."""
         self._ceiling = max(1, self._budget // 2)
 
     def _form(self, seen: Sequence[tuple[Item, EncodedSample]], together: bool, share: float) -> list[tuple[int, ...]]:
+        if share == 0:
+            return []
         items = self._source.benchmark.items
         if not self._lengths:
             tokens = image_tokens(self._processor, seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from radar_callback.benchmark.reader import Benchmark
+from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import ItemError, Reason
-from radar_callback.scoring.encode import EncodedSample, SampleEncoder
+from radar_callback.scoring.encode import EncodedSample
 
 WORTH_A_WORKER = 64
 """Items from which on worker processes are started: they take a moment to start."""
@@ -39,7 +40,11 @@ class EncodedBenchmark:
     """
 
     def __init__(
-        self, benchmark: Benchmark, encode: SampleEncoder, cache_bytes: int, workers: int | None = None
+        self,
+        benchmark: Benchmark,
+        encode: Callable[[Sample], EncodedSample],
+        cache_bytes: int,
+        workers: int | None = None,
     ) -> None:
         self.benchmark = benchmark
         self._encode = encode
