@@ -149,14 +149,14 @@ def test_rewind_moves_the_abandoned_branch_aside(path):
 
 def test_a_crash_between_the_two_files_of_a_rewind_loses_and_doubles_nothing(path, monkeypatch):
     history = filled(path, 0, 3, 6)
-    write = module._write_lines
+    write = module.write_lines
 
     def power_cut(target, lines):
         if target == path:
             raise OSError("power cut")
         write(target, lines)
 
-    monkeypatch.setattr(module, "_write_lines", power_cut)
+    monkeypatch.setattr(module, "write_lines", power_cut)
     with pytest.raises(OSError, match="power cut"):
         history.rewind(3)
     monkeypatch.undo()

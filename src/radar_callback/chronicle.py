@@ -83,6 +83,8 @@ class Chronicle:
         """Writes an evaluation down and says what it tells; what is on disk survives whatever happens next."""
         record = result.to_record()
         scores = result.item_scores
+        if self._items is not None and scores is not None:
+            scores = self._items.as_kept(scores)
         earlier = self._items.before(result.step) if self._items else None
         items: ItemChanges | None = None
         if earlier is not None and scores is not None:

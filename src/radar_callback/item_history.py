@@ -86,11 +86,15 @@ class ItemHistory:
         earlier = [at for at in self._scores if at < step]
         return (max(earlier), self._scores[max(earlier)]) if earlier else None
 
+    def as_kept(self, scores: ItemScores) -> ItemScores:
+        """The scores as a reader of the file will get them: what is compared with earlier ones, which are such."""
+        return _decoded(json.loads(_line(0, scores)), self.index)
+
     def append(self, step: int, scores: ItemScores) -> None:
         """Adds an evaluation and returns once it is on the disk; one at a step that is there takes its place."""
         last = max(self._scores, default=HEAD)
-        # What a reader of the file would get, so that a run that goes on and one that is resumed find the same.
-        self._scores[step] = _decoded(json.loads(_line(step, scores)), self.index)
+        # Not the scores as they are, so that a run that goes on and one that is resumed find the same.
+        self._scores[step] = self.as_kept(scores)
         if self.path.exists() and step > last:
             append_line(self.path, _line(step, scores))
         else:

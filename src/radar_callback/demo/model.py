@@ -73,16 +73,17 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Any:
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, width: int = 128) -> Any:
     """Builds the model with random weights.
 
     Args:
         tokenizer: Decides how many words the model has, and which stand for pictures and padding.
         seed: Of the weights; the global random state is left as it was.
+        width: Of the hidden layers, a multiple of 4.
     """
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=width,
+        intermediate_size=3 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         image_size=SIDE,
@@ -91,8 +92,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Any:
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=384,
+        hidden_size=width,
+        intermediate_size=3 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,

@@ -29,7 +29,10 @@ def developments(series: Mapping[str, Series]) -> list[Finding]:
         series: All abilities.
     """
     found = []
-    overall = np.nanmean([one.sds for one in series.values()], axis=0) if series else np.array([])
+    # Not nanmean, which warns where nothing at all was scored.
+    scored = np.array([one.sds for one in series.values()])
+    counts = np.isfinite(scored).sum(axis=0)
+    overall = np.where(counts > 0, np.nansum(scored, axis=0) / np.maximum(counts, 1), np.nan)
     for one in series.values():
         found += [*_stall(one, overall), *_saturated(one), *_at_chance(one)]
     return sorted(found, key=lambda finding: finding.step)
