@@ -18,15 +18,15 @@ from benchmarks.diagnosis.runs import PLANTED, RUNS, slug
 from benchmarks.diagnosis.simulate import emerging, healthy_runs, measured
 from radar_callback.diagnosis import alarms_of
 from radar_callback.diagnosis.alarms import ERROR, EVALUATIONS
-from radar_callback.diagnosis.detector import falls, movements, noise, threshold
+from radar_callback.diagnosis.detector import falls, movements, restlessness, threshold
 from radar_callback.diagnosis.emergence import ABOVE, emerged
 from radar_callback.diagnosis.findings import Finding
 
 Record = Mapping[str, Any]
 RESULT = RUNS.parent / "diagnosis.json"
 
-LOSS_JITTER = 0.02
-"""What a healthy run's held-out loss moves up by in any case, in nats: the smallest that gives no healthy run an alarm."""
+LOSS_JITTER = 0.002
+"""What a healthy run's held-out loss moves up by in any case, in nats: the smallest tried, and no healthy run has an alarm."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -40,8 +40,9 @@ def loss_alarms(losses: Sequence[Record], jitter: float = LOSS_JITTER) -> list[i
     each = np.array([record["losses"] for record in losses])
     moved = np.diff(each, axis=0)
     se = np.concatenate([[np.nan], moved.std(axis=1, ddof=1) / np.sqrt(each.shape[1])])
-    scores = movements(-each.mean(axis=1), se, jitter)
-    at = np.flatnonzero(falls(scores / noise(scores[None])) >= threshold(1, EVALUATIONS, ERROR))
+    level = -each.mean(axis=1)
+    restless = restlessness(level[None], np.ones((1, len(level)), dtype=bool), jitter)
+    at = np.flatnonzero(falls(movements(level, se, restless)) >= threshold(1, EVALUATIONS, ERROR))
     return [losses[t]["step"] for t in at]
 
 

@@ -198,7 +198,7 @@ def slug(name: str) -> str:
 def main() -> None:
     """Makes the runs that the command line asks for, unless they are there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", nargs="*", type=int, default=[0], help="seeds of runs to plant faults in")
+    parser.add_argument("--base", nargs="*", type=int, default=[1, 2], help="seeds of runs to plant faults in")
     parser.add_argument("--healthy", nargs="*", type=int, default=list(range(24)), help="seeds of small healthy runs")
     parser.add_argument("--faults", nargs="*", default=[fault.name for fault in FAULTS])
     parser.add_argument("--runs", type=Path, default=RUNS)

@@ -18,5 +18,6 @@ def test_everything_it_names_is_there(tmp_path, capsys, monkeypatch):
     assert [record["step"] for record in read_history(history)] == [0, 1, 2]
     assert str(history.relative_to(tmp_path)) in shown
     assert "3 evaluations of 1,152 items" in shown
+    assert "<h2>Emergence</h2>" in (tmp_path / "run" / "report.html").read_text() and "run/report.html" in shown
     for ability in ("colour", "clock_reading"):
         assert ability in shown.replace(" ", "_")

@@ -44,6 +44,16 @@ def test_the_interval_of_an_onset_holds_the_truth_and_is_wider_where_the_curve_i
     assert np.mean(slow) > np.mean(fast) + 0.5
 
 
+def test_few_items_widen_the_interval():
+    curves = {"colour": rising(0.6, 12, 3), "shape": rising(0.6, 12, 3)}
+    records = history(30, curves=curves, every=1)
+    for record in records:
+        record["abilities"]["shape"]["se"] = 0.06
+    found = {one.name: one for one in diagnose(records).emergence}
+    width = {name: one.onset_high - one.onset_low for name, one in found.items()}
+    assert width["shape"] >= width["colour"] + 3
+
+
 def test_the_order_and_how_sure_it_is():
     curves = {
         "first": rising(0.6, 3, 0.5),

@@ -13,6 +13,7 @@ import typer
 
 from radar_callback.cli import shards
 from radar_callback.cli.demo import demo
+from radar_callback.cli.report import report
 from radar_callback.cli.score import score
 from radar_callback.errors import RadarError
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(shards.app, name="shards")
 app.command()(demo)
 app.command()(score)
+app.command()(report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from radar_callback.files import write_atomically
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the run writes.")] = Path("radar-demo"),
@@ -18,8 +20,10 @@ def demo(
     """Pre-train a small MLLM from scratch on drawn pictures, with `RadarCallback()` watching."""
     # Imported here: `--help` should not wait for torch and Lightning.
     from radar_callback import demo as runner
+    from radar_callback.benchmark.reader import Benchmark
     from radar_callback.history import read_history
     from radar_callback.reporting.figures import curves_figure
+    from radar_callback.reporting.html import load_run, report_page
     from radar_callback.reporting.radar_chart import first_of, radar_figure
     from radar_callback.reporting.style import to_png
     from radar_callback.reporting.terminal import print_result
@@ -33,9 +37,12 @@ def demo(
     pictures["curves"].write_bytes(to_png(curves_figure(records, title=title), width=1600))
     pictures["radar chart"].write_bytes(to_png(radar_figure(last, first_of(records, last)), width=1000))
 
+    report = out / "report.html"
+    write_atomically(report, report_page([load_run(paths.history, "demo")], title, Benchmark("radar-mini")))
+
     print_result(last, records)
     typer.echo(_timing(records, begun))
-    written = {**pictures, "history": paths.history, "checkpoint": paths.checkpoint}
+    written = {**pictures, "report": report, "history": paths.history, "checkpoint": paths.checkpoint}
     if paths.wandb is not None:
         written["W&B run (offline)"] = paths.wandb
     width = max(map(len, written))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from radar_callback.diagnosis.detector import falls, movements, noise, threshold
+from radar_callback.diagnosis.detector import USUAL_TOGETHER, falls, movements, restlessness, threshold
 from radar_callback.diagnosis.findings import Cause, Finding, Kind
 from radar_callback.diagnosis.series import Array, Record, Series, column
 
@@ -20,10 +20,19 @@ EVALUATIONS = 100
 LEAST = 0.05
 """A fall of less than this, in SDS, is no reason to wake anybody."""
 
-TOGETHER = 0.5
-"""Abilities have fallen together if it is this share of those that had something to lose."""
+LEAST_TOGETHER = 0.02
+"""The same for the mean of all abilities that have risen."""
 
-LOST = 0.1
+MOSTLY = 0.5
+"""They have not if this share of what was lost is one ability's: it is then about that one, and drags others along."""
+
+ALL = "overall"
+"""The watch over that mean."""
+
+SEVERAL, TOGETHER = 3, 0.5
+"""Abilities have fallen together if several have, and their mean with them or this share of those with something to lose."""
+
+LOST = 0.06
 """What an ability must have above chance to have something to lose: those at chance drift about it."""
 
 UNMOVED = 0.02
@@ -33,14 +42,16 @@ UNMOVED = 0.02
 def fallen(series: Mapping[str, Series], records: Sequence[Record]) -> list[Finding]:
     """Regressions and collapses, as each would have been found during the run.
 
+    Each ability is watched, and so is the mean of all that have risen, in which many small falls add up.
+
     Args:
         series: All abilities.
         records: The history they come from.
     """
-    limit = threshold(max(1, len(series)), EVALUATIONS, ERROR)
-    moved = {name: movements(one.sds, one.moved_se) for name, one in series.items()}
-    scale = noise(np.array(list(moved.values()))) if moved else np.array([])
-    watches = {name: _Watch(series[name], scores / scale) for name, scores in moved.items()}
+    if not series:
+        return []
+    watches = _watches(series)
+    limit = threshold(len(watches), EVALUATIONS, ERROR)
     found: list[Finding] = []
     for t in range(1, len(records)):
         down = [(name, watch.top(t)) for name, watch in watches.items() if watch.evidence[t] >= limit and watch.lost(t)]
@@ -48,16 +59,51 @@ def fallen(series: Mapping[str, Series], records: Sequence[Record]) -> list[Find
             continue
         found.append(_fall(series, watches, records, t, down))
         # Told once: from here on each is compared with what it has come down to.
-        for name in watches if found[-1].kind is Kind.COLLAPSE else [name for name, _ in down]:
+        for name in watches if found[-1].kind is Kind.COLLAPSE else [*(name for name, _ in down), ALL]:
             watches[name].begin(t)
     return found
 
 
-class _Watch:
-    """The evidence for a fall of one ability, after each evaluation since its watch began."""
+def _watches(series: Mapping[str, Series]) -> dict[str, _Watch]:
+    values = np.array([one.sds for one in series.values()])
+    above = values - np.array([one.chance for one in series.values()])
+    errors = np.nan_to_num(np.array([one.moved_se for one in series.values()]))
+    recent = np.fmax(above, np.roll(above, 1, axis=1))
+    recent[:, 0] = above[:, 0]
+    risen = recent >= LOST
+    watches = {}
+    for i, (name, one) in enumerate(series.items()):
+        # What the others move by: an ability that falls slowly would else be taken for a restless one.
+        restless = restlessness(np.delete(values, i, axis=0), np.delete(risen, i, axis=0))
+        watches[name] = _Watch(one.sds, movements(one.sds, one.moved_se, restless), above[i], LEAST)
+    moved = np.diff(values, axis=1, prepend=np.nan)
+    # Those that had risen by the evaluation before; what falls now may be low by now.
+    those = np.roll(risen, 1, axis=1) & np.isfinite(moved)
+    those[:, 0] = False
+    count = those.sum(axis=0)
+    enough = np.maximum(count, 1)
+    together = np.where(count >= 3, np.where(those, moved, 0.0).sum(axis=0) / enough, np.nan)
+    error = np.sqrt(np.square(np.where(those, errors, 0.0)).sum(axis=0)) / enough
+    level = np.cumsum(np.nan_to_num(together))
+    # How restless the mean is it tells itself: abilities do not move independently of each other.
+    calm = restlessness(level[None], np.ones((1, len(level)), dtype=bool), USUAL_TOGETHER)
+    scores = movements(level, error, calm)
+    watches[ALL] = _Watch(level, scores, np.full(len(level), np.inf), LEAST_TOGETHER)
+    return watches
 
-    def __init__(self, one: Series, scores: Array) -> None:
-        self._one = one
+
+class _Watch:
+    """The evidence for a fall of one curve, after each evaluation since its watch began.
+
+    Args:
+        values: `[T]`.
+        scores: `[T]` its movements in standard deviations.
+        above: `[T]` what it has to lose.
+        least: A fall of less than this does not matter.
+    """
+
+    def __init__(self, values: Array, scores: Array, above: Array, least: float) -> None:
+        self._values, self._above, self._least = values, above, least
         self.scores = scores
         self.begin(0)
 
@@ -67,15 +113,14 @@ class _Watch:
         self.evidence = np.concatenate([np.full(t + 1, -np.inf), falls(self.scores[t + 1 :])])
 
     def lost(self, t: int) -> bool:
-        """Whether it had something above chance to lose, and lost enough to matter."""
+        """Whether it had something to lose, and lost enough to matter."""
         top = self.top(t)
-        had = self._one.sds[top] - self._one.chance[top]
-        return bool(had >= LOST and self._one.sds[top] - self._one.sds[t] >= LEAST)
+        return bool(self._above[top] >= LOST and self._values[top] - self._values[t] >= self._least)
 
     def top(self, t: int) -> int:
         """Where the fall to the value at t began: of the four evaluations before it, the last that was about as high as any."""
         first = max(self._begun, t - 4)
-        window, now = self._one.sds[first:t], self._one.sds[t]
+        window, now = self._values[first:t], self._values[t]
         if not np.isfinite(window).any():
             return t
         best = np.nanmax(window)
@@ -94,10 +139,12 @@ def _fall(
         name for name, one in series.items() if np.nanmax(one.sds[: t + 1] - one.chance[: t + 1], initial=0) >= LOST
     ]
     falling = [name for name in losers if np.nansum(watches[name].scores[since + 1 : t + 1]) < -2]
-    worst = sorted(
-        {*falling, *(name for name, _ in down)}, key=lambda name: series[name].sds[t] - series[name].sds[since]
-    )
-    if len(falling) >= 3 and len(falling) >= TOGETHER * len(losers):
+    named = [name for name, _ in down if name != ALL]
+    worst = sorted({*falling, *named} or losers, key=lambda name: series[name].sds[t] - series[name].sds[since])
+    together = ALL in {name for name, _ in down} or len(falling) >= TOGETHER * len(losers)
+    lost = {name: max(0.0, float(series[name].sds[since] - series[name].sds[t])) for name in losers}
+    alone = max(lost.values(), default=0.0) >= MOSTLY * sum(lost.values())
+    if together and len(falling) >= SEVERAL and not alone:
         drops = np.array([series[name].sds[t] - series[name].sds[since] for name in losers])
         size = float(np.nanmean(drops))
         half = 1.96 * float(np.nanstd(drops)) / len(drops) ** 0.5
@@ -107,7 +154,7 @@ def _fall(
     one = series[name]
     size = float(one.sds[t] - one.sds[since])
     half = 1.96 * float(np.sqrt(np.nansum(np.square(one.moved_se[since + 1 : t + 1]))))
-    others = [other for other, _ in down if other != name]
+    others = [other for other in named if other != name]
     return _finding(Kind.REGRESSION, name, records, t, since, (size, half), Cause.ABILITY_DATA, others)
 
 

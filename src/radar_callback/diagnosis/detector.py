@@ -9,20 +9,58 @@ inequality it passes a threshold `c` within T evaluations with a probability of 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from radar_callback.diagnosis.series import Array
 
 JITTER = 0.008
-"""What a healthy ability's mean moves by in any case, in SDS: no two batches of training are alike. Measured."""
+"""What the mean of an ability moves by from one evaluation to the next when nothing happens, late in a run, in SDS. Measured."""
 
-_PRIOR = 20
-"""Movements that the standard errors are worth, against those of the run itself, when it comes to how large noise is."""
+USUAL = 0.03
+"""What the mean of an ability that has risen moves by when nothing happens, early in a run, when steps are large. Measured."""
 
-_BETS = np.array([0.5, 1.0, 2.0, 3.5])
+USUAL_TOGETHER = 0.008
+"""The same for the mean of several abilities. Measured."""
+
+_WORTH = 4
+"""Movements that `USUAL` is worth against those of the run itself."""
+
+_RECENT = 6
+"""Evaluations that tell how restless a run is now."""
+
+_ITEMS = 0.5
+"""What is left of the items' standard error: answers are balanced, so items err in both directions. Measured."""
+
+_BETS = np.array([0.5, 1.0, 2.0, 3.5, 5.0])
 """Sizes of a fall, in standard deviations, that the mixture is prepared for."""
 
 
-def movements(values: Array, moved_se: Array, jitter: float = JITTER) -> Array:
+def restlessness(values: Array, risen: NDArray[np.bool_], usual: float = USUAL) -> Array:
+    """How far curves move down from one evaluation to the next while nothing is wrong, learned from the run itself.
+
+    No two batches of training are alike, so scores move, and the more the larger the steps. What the learning rate is nobody
+    needs to say: the movements downwards of the last few evaluations tell (those upwards are learning). Each counts for at
+    most three times the usual, since one of them may be a fall.
+
+    Args:
+        values: `[curves, T]`; NaN where there is none.
+        risen: `[curves, T]`: whether a curve had left its floor by then; one that has not says nothing.
+        usual: What to expect before anything is known.
+
+    Returns:
+        `[T]`, each from the evaluations before it only.
+    """
+    moved = np.diff(values, axis=1, prepend=np.nan)
+    down = np.where(np.roll(risen, 1, axis=1) & (moved < 0), np.maximum(moved, -3 * usual), np.nan)
+    found = np.empty(values.shape[1])
+    for t in range(values.shape[1]):
+        recent = down[:, max(1, t - _RECENT) : t]
+        known = recent[np.isfinite(recent)]
+        found[t] = np.sqrt((_WORTH * usual**2 + np.square(known).sum()) / (_WORTH + len(known)))
+    return found
+
+
+def movements(values: Array, moved_se: Array, restless: Array) -> Array:
     """How far each value is from the one before, in standard deviations of what it moves by while nothing is wrong.
 
     Movements and not levels are watched, because a level that only drifts has movements whose mean is zero given all that was
@@ -31,38 +69,16 @@ def movements(values: Array, moved_se: Array, jitter: float = JITTER) -> Array:
     Args:
         values: `[T]`; NaN where there is none.
         moved_se: `[T]` standard errors of the differences from one to the next.
-        jitter: What a value moves by in any case, in its own unit.
+        restless: `[T]` from :func:`restlessness`.
 
     Returns:
         `[T]`; NaN at the first value and where there is none.
     """
     found = np.full(len(values), np.nan)
     there = np.flatnonzero(np.isfinite(values))
-    sd = np.hypot(np.nan_to_num(moved_se[there[1:]]), jitter)
-    found[there[1:]] = np.diff(values[there]) / sd
+    at = there[1:]
+    found[at] = np.diff(values[there]) / np.hypot(_ITEMS * np.nan_to_num(moved_se[at]), restless[at])
     return found
-
-
-def noise(scores: Array) -> Array:
-    """How large a run's own noise is, by the errors expected: below 1 where items err less alike than by chance.
-
-    A benchmark whose answers are balanced is quieter than its items, taken as independent, let expect: a model that comes to
-    prefer "left" loses as many items as it wins. So the noise is learned from the movements downwards of all abilities so far
-    (those upwards are learning), each counted for at most three deviations, since one of them may be a fall.
-
-    Args:
-        scores: `[curves, T]` from `movements`.
-
-    Returns:
-        `[T]`, each from the evaluations before it only.
-    """
-    down = np.where(scores < 0, np.maximum(scores, -3.0), np.nan)
-    squares = np.nansum(np.square(down), axis=0)
-    counts = np.isfinite(down).sum(axis=0)
-    before_squares = np.concatenate([[0.0], np.cumsum(squares)[:-1]])
-    before_counts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    scale: Array = np.sqrt((_PRIOR + before_squares) / (_PRIOR + before_counts))
-    return scale
 
 
 def falls(scores: Array) -> Array:
@@ -77,7 +93,7 @@ def falls(scores: Array) -> Array:
 
     Example:
         >>> falls(np.array([0.3, -0.2, 0.1, -4.0, -5.0])).round(1).tolist()
-        [-1.1, -0.3, -0.1, 6.7, 17.9]
+        [-1.4, -0.5, -0.3, 6.9, 18.8]
     """
     logs = np.full(len(_BETS), -np.inf)
     found = []
