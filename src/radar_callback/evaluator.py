@@ -14,6 +14,7 @@ from torch import nn
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.errors import ConfigError
 from radar_callback.item_table import Control, item_index
+from radar_callback.memory import peak_bytes
 from radar_callback.paired import image_gain
 from radar_callback.parts import Parts
 from radar_callback.ranks import Ranks
@@ -132,10 +133,19 @@ class RadarEvaluator:
             EvaluationError: If a forward failed on any of several ranks; on all of them. With one rank, what the model raised.
         """
         started = time.perf_counter()
+        device = self._ranks().device
+        peak = peak_bytes(device)
         with untouched(self.model), self._features.over(self.model):
             found = self._run(share, per_sample, progress)
         seconds = time.perf_counter() - started
-        return RadarResult(step=step, time=time.time(), seconds=seconds, benchmark=self.benchmark.name, **found)
+        return RadarResult(
+            step=step,
+            time=time.time(),
+            seconds=seconds,
+            benchmark=self.benchmark.name,
+            memory_growth=peak_bytes(device) - peak,
+            **found,
+        )
 
     def look_at_weights(self) -> None:
         """Notes the weights as they are now, so that the next evaluation can say how far they moved. On all ranks together."""

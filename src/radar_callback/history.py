@@ -171,6 +171,23 @@ def read_history(path: str | os.PathLike[str]) -> list[Record]:
     return _sorted(_records(path, _lines_of(path)))
 
 
+def usable_records(values: Any) -> list[Record]:
+    """What can be made sense of in a list of records from elsewhere; the rest is counted in a warning.
+
+    Args:
+        values: Usually a checkpoint's `history`.
+    """
+    found, strange = [], 0
+    for value in values if isinstance(values, list | tuple) else ([] if values is None else [values]):
+        try:
+            found.append(_plain(value) if isinstance(value, Mapping) else _checked(value))
+        except HistoryError:
+            strange += 1
+    if strange:
+        _log.warning("%d evaluation(s) of a checkpoint's history cannot be read and are left out.", strange)
+    return _sorted(found)
+
+
 def _open(path: Path) -> list[Record]:
     """Reads a file that is about to be written to, and mends its end."""
     if not path.exists():

@@ -106,6 +106,8 @@ class RadarResult:
         scorer: The way of scoring that was used.
         padding: Share of the tokens given to the model that were padding.
         waited: Seconds, of `seconds`, in which this rank's model waited for items to be read and encoded.
+        memory_growth: Bytes by which this rank's peak memory rose, on the accelerator if the model is on one, else in RAM; 0
+            where an evaluation needed no more than the run had before.
         fluency: Mean log-probability of the tokens of all candidates, right and wrong, in nats.
         image_gain: By ability, how much better items were scored with their images than with grey ones, on the items that
             were also scored blind; empty if none was.
@@ -130,6 +132,7 @@ class RadarResult:
     scorer: str = ""
     padding: float = 0.0
     waited: float = 0.0
+    memory_growth: int = 0
     fluency: float = math.nan
     image_gain: dict[str, Gain] = field(default_factory=dict)
     moved: dict[str, float] = field(default_factory=dict)
@@ -196,6 +199,7 @@ class RadarResult:
                 "scorer": self.scorer,
                 "padding": self.padding,
                 "waited": self.waited,
+                "memory_growth": self.memory_growth,
                 "fluency": self.fluency,
                 "image_gain": self.image_gain,
                 "moved": self.moved,

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -190,6 +191,10 @@ def _prune(manifest: Manifest) -> Taxonomy:
     return Taxonomy(tree)
 
 
+RETRY_AFTER = 60.0
+"""Seconds for which a shard that could not be fetched is not asked for again: each of its items would wait for it anew."""
+
+
 class _Shards:
     """The shard files, opened when first needed; each process opens its own."""
 
@@ -201,6 +206,7 @@ class _Shards:
         self._places = places
         self._cache = cache
         self._open: dict[tuple[int, str], int] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
         for file, expected in self._expected.items():
             if not is_remote(places[file]):
                 self._check(Path(places[file]), expected)
@@ -234,9 +240,13 @@ class _Shards:
     def _descriptor(self, file: str) -> int:
         name = os.getpid(), file
         if name not in self._open:
+            since, problem = self._refused.get(file, (-RETRY_AFTER, ""))
+            if time.monotonic() - since < RETRY_AFTER:
+                raise ItemError(Reason.UNREADABLE, problem)
             try:
                 path = fetch(self._places[file], self._cache, self._expected[file])
             except BenchmarkError as error:
+                self._refused[file] = time.monotonic(), str(error)
                 raise ItemError(Reason.UNREADABLE, str(error)) from error
             self._open[name] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         return self._open[name]

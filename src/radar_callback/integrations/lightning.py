@@ -21,6 +21,7 @@ from radar_callback.chronicle import Chronicle, history_path
 from radar_callback.diagnosis import Finding, Kind
 from radar_callback.errors import ConfigError
 from radar_callback.evaluator import RadarEvaluator
+from radar_callback.history import usable_records
 from radar_callback.integrations.discovery import find_model, find_processor, log_folder
 from radar_callback.reporting.alerts import send
 from radar_callback.reporting.loggers import log_items, log_result
@@ -173,9 +174,17 @@ class RadarCallback(Callback):
     # What follows are the hooks, in the order in which Lightning calls them.
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the history of a checkpoint that the run resumes from."""
-        self._records = list(state_dict.get("history", []))
-        self.errors = int(state_dict.get("errors", 0))
+        """Takes over the history of a checkpoint that the run resumes from, whichever release wrote it."""
+        version = state_dict.get("version", STATE_VERSION)
+        if version != STATE_VERSION:
+            log.warning(
+                "The checkpoint's radar state is of version %s and this release writes %s: taking over what it understands.",
+                version,
+                STATE_VERSION,
+            )
+        self._records = usable_records(state_dict.get("history"))
+        errors = state_dict.get("errors", 0)
+        self.errors = errors if isinstance(errors, int) else 0
         self._resumed = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

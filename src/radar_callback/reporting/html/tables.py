@@ -180,5 +180,9 @@ _FACTS: list[tuple[str, Any]] = [
     ("seconds an evaluation (first)", lambda records: records[0].get("seconds")),
     ("seconds an evaluation (later, mean)", lambda records: _mean(records, "seconds")),
     ("of these, seconds waited for data", lambda records: _mean(records, "waited")),
+    (
+        "memory beyond what training needed (MiB)",
+        lambda records: max(r.get("memory_growth", 0) for r in records) / 2**20,
+    ),
     ("padding (share of tokens)", lambda records: records[-1].get("padding")),
 ]
