@@ -194,7 +194,8 @@ def picture(points: list[dict[str, Any]], result: dict[str, Any]) -> Figure:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("accuracy of written answers after")
-    figure.axes[0].legend(fontsize=8, frameon=False)
+    figure.axes[0].set_ylim(-0.04, 1.2)
+    figure.axes[0].legend(fontsize=8, frameon=False, ncols=2, loc="upper left")
     return figure
 
 

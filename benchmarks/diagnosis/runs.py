@@ -166,7 +166,7 @@ def run(
             at_end=False,
         )  # fmt: skip
         keep = [
-            ModelCheckpoint(out, f"step-{at}", every_n_train_steps=at, save_top_k=-1, save_last=False) for at in save_at
+            ModelCheckpoint(out, "{step}", every_n_train_steps=at, save_top_k=-1, save_last=False) for at in save_at
         ]
         trainer = Trainer(
             max_steps=PLANTED + AFTER if checkpoint else plan.steps,
@@ -212,13 +212,13 @@ def main() -> None:
     for seed in options.base:
         base = options.runs / f"base-{seed}"
         kept = options.checkpoints / f"base-{seed}"
-        if not list(kept.glob(f"step-{PLANTED}*.ckpt")):
+        checkpoint = kept / f"step={PLANTED}.ckpt"
+        if not checkpoint.exists():
             run(kept, BASE, seed, save_at=[PLANTED])
             base.mkdir(parents=True, exist_ok=True)
             for file in kept.glob("*.jsonl.gz"):
                 shutil.copy(file, base)
             print(base, flush=True)
-        (checkpoint,) = kept.glob(f"step-{PLANTED}*.ckpt")
         for fault in (fault for fault in FAULTS if fault.name in options.faults):
             out = options.runs / f"base-{seed}-{slug(fault.name)}"
             if not (out / "history.jsonl.gz").exists():
