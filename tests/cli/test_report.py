@@ -53,12 +53,13 @@ def test_what_the_history_tells_is_on_the_page(tmp_path, capsys):
     for title in (
         "Ability curves",
         "Radar",
-        "Perception and reasoning",
-        "What images are worth",
+        "Behind the scores",
         "Learned and forgotten",
         "Run",
     ):
         assert f"<h2>{title}</h2>" in shown
+    for title in ("Perception ahead of reasoning", "What images are worth", "How far parts of the model moved"):
+        assert f"<h3>{title}</h3>" in shown
     assert str(page) in capsys.readouterr().out.replace("\n", "")
 
 
@@ -121,9 +122,30 @@ def test_items_with_their_pictures_where_the_shards_are_at_hand(tmp_path):
     worst = index.keys[int(np.argmin(after - before))]
     assert run("report", path, "--html", page) == 0
     plain = body(page)
-    assert worst in plain and "data:image" not in plain and "Fell most from step 100 to 200" in plain
+    assert worst in plain and "data:image/jpeg" not in plain and "Fell most from step 100 to 200" in plain
     assert run("report", path, "--html", page, "--shards", folder) == 0
     assert "data:image/jpeg;base64," in body(page) and "The circle" in body(page)
+
+
+def test_the_items_behind_an_alarm(tmp_path):
+    from radar_callback import Benchmark
+
+    folder = tiny.benchmark(tmp_path / "tiny", n=12)
+    index = item_index(Benchmark(folder))
+    path, page = tmp_path / "run" / "radar_history.jsonl", tmp_path / "out.html"
+    written([{**record, "benchmark": index.benchmark} for record in history(change=falling)], path)
+    kept = ItemHistory(path.with_name("radar_items.jsonl"), index)
+    rng = np.random.default_rng(0)
+    for step in range(0, 2000, 100):
+        flat = np.concatenate([rng.dirichlet(np.ones(k)) for k in index.candidates]).astype(np.float32)
+        kept.append(step, ItemScores(flat, np.log(flat)))
+    before, after = (kept.scores[step].sds(index) for step in (1100, 1200))
+    worst = index.keys[int(np.argmin(after - before))]
+    assert run("report", path, "--html", page, "--shards", folder) == 0
+    shown = body(page)
+    listed = shown[shown.index("<h3>Fell most from step 1,100 to 1,200: colour fell</h3>") :]
+    assert worst in listed[: listed.index("</article>")], "the worst first"
+    assert "<h3>Fell most from step 1,800 to 1,900</h3>" in listed and "since the best evaluation</h3>" in listed
 
 
 @pytest.mark.parametrize(

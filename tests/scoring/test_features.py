@@ -86,7 +86,7 @@ def test_a_tower_that_is_trained_is_asked_every_time(folder):
 
 def test_only_what_the_model_looks_at_is_kept_and_no_more_than_there_is_room_for(folder):
     model, processor, tower = frozen("llava")
-    evaluator = RadarEvaluator(model, processor, folder, scorer="packed", batch_tokens=200)
+    evaluator = RadarEvaluator(model, processor, folder, scorer="packed", batch_tokens=200, blind_share=0)
     scores(evaluator)
     whole = 2**30 - evaluator._features._left
     images = sum(item.n_images for item in evaluator.benchmark.items)
@@ -94,7 +94,9 @@ def test_only_what_the_model_looks_at_is_kept_and_no_more_than_there_is_room_for
     tokens = (config.image_size // config.patch_size) ** 2 + 1
     # Of two layers' hidden states one, besides the last and the pooled ones, which every tower returns.
     assert whole == images * config.hidden_size * 4 * (2 * tokens + 1)
-    small = RadarEvaluator(model, processor, folder, scorer="packed", batch_tokens=200, feature_bytes=whole // 2)
+    small = RadarEvaluator(
+        model, processor, folder, scorer="packed", batch_tokens=200, blind_share=0, feature_bytes=whole // 2
+    )
     calls = counted(tower)
     first = scores(small)
     asked = len(calls)

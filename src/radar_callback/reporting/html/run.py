@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import gzip
-import json
+import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from radar_callback.diagnosis import Diagnosis, diagnose
+from radar_callback.diagnosis import Diagnosis, Finding, diagnose
 from radar_callback.errors import ConfigError
 from radar_callback.history import HistoryError, read_history
 from radar_callback.item_history import ItemHistoryError, read_item_scores
 from radar_callback.item_scores import ItemIndex, ItemScores
 from radar_callback.reporting.curves import of_benchmark
+from radar_callback.reporting.html.tidy import tidied
 
 Record = dict[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,16 @@ class Run:
         """All abilities, in the order of the latest evaluation."""
         return list(self.records[-1]["abilities"])
 
+    @property
+    def benchmark(self) -> str:
+        """Name of the benchmark."""
+        return str(self.records[-1]["benchmark"])
+
+    @property
+    def alarms(self) -> list[Finding]:
+        """The findings that say that something broke."""
+        return [finding for finding in self.diagnosis.findings if finding.is_alarm]
+
 
 def load_run(path: Path, name: str, benchmark: str | None = None) -> Run:
     """Reads a history, and the item scores beside it.
@@ -56,7 +71,7 @@ def load_run(path: Path, name: str, benchmark: str | None = None) -> Run:
         ConfigError: If it holds no evaluation, or none of that benchmark.
     """
     records = _packed(path) if path.suffix == ".gz" else read_history(path)
-    chosen = [dict(record) for record in of_benchmark(records, benchmark)]
+    chosen = [tidied(record) for record in of_benchmark(records, benchmark)]
     if not chosen:
         known = sorted({record["benchmark"] for record in records})
         raise ConfigError(
@@ -93,19 +108,27 @@ def names_for(paths: Sequence[Path], given: Sequence[str]) -> list[str]:
 
 
 def _packed(path: Path) -> list[Record]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return sorted(map(json.loads, file), key=lambda record: int(record["step"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise HistoryError(f"Expected {path} to be a packed history, but it is none: {error}") from None
+    """Unpacks a history where nobody looks and reads it like any other, so that it is judged by the same rules."""
+    with TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        try:
+            plain.write_bytes(gzip.decompress(path.read_bytes()))
+        except (OSError, EOFError, zlib.error) as error:
+            raise HistoryError(f"Expected {path} to be a packed history, but it is none: {error}") from None
+        try:
+            return read_history(plain)
+        except HistoryError as error:
+            raise HistoryError(str(error).replace(str(plain), str(path))) from None
 
 
 def _items(path: Path, benchmark: str) -> tuple[ItemIndex | None, dict[int, ItemScores]]:
-    beside = path.with_name(path.name.replace("radar_history", "radar_items", 1))
-    if beside == path or not beside.exists():
+    """The item scores beside a history, under the same label; none if they are of other items or cannot be read."""
+    beside = path.with_name(path.name.removesuffix(".gz").replace("radar_history", "radar_items", 1))
+    if "radar_history" not in path.name or not beside.exists():
         return None, {}
     try:
         index, items = read_item_scores(beside)
-    except ItemHistoryError:
+    except ItemHistoryError as error:
+        log.warning("Single items are left out of the report. %s", error)
         return None, {}
     return (index, items) if index.benchmark == benchmark else (None, {})
