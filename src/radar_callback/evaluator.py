@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.plan import deal
 from radar_callback.scoring.prompt import PromptStyle
+from radar_callback.scoring.scorer import unwrapped
 from radar_callback.scoring.setup import Setup
 from radar_callback.scoring.source import EncodedBenchmark
 from radar_callback.tally import Tally
@@ -154,6 +155,9 @@ class RadarEvaluator:
     def _ranks(self) -> Ranks:
         return Ranks(next(p for p in self.model.parameters() if p.is_floating_point()).device)
 
+    def _has_images(self, batch: Sequence[int]) -> bool:
+        return self.benchmark.items[batch[0]].n_images > 0
+
     def _run(self, share: float, per_sample: bool, progress: Progress | None) -> dict[str, Any]:
         parameter = next(p for p in self.model.parameters() if p.is_floating_point())
         ranks = self._ranks()
@@ -166,16 +170,17 @@ class RadarEvaluator:
         score = ready.scorer
         tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=share == 1)
         control = Control(self.index)
-        rounds = Rounds(score, ready.spare, self._features, ranks)
+        rounds = Rounds(score, ready.spares, self._features, ranks)
         turns, again = (
-            [turn.batch for turn in deal(batches, ranks.rank, ranks.size)] for batches in (ready.batches, ready.control)
+            list(deal(batches, ranks.rank, ranks.size, self._has_images)) for batches in (ready.batches, ready.control)
         )
-        stream, blind = self._source.stream(turns), self._blind.stream(again)
-        for done, batch in enumerate([*turns, *again], start=1):
+        stream = self._source.stream([turn.batch for turn in turns])
+        blind = self._blind.stream([turn.batch for turn in again])
+        for done, turn in enumerate([*turns, *again], start=1):
             if done <= len(turns):
-                rounds.take(batch, stream, tally)
+                rounds.take(turn, stream, tally)
             else:
-                rounds.take(batch, blind, control, kind="blind")
+                rounds.take(turn, blind, control, kind="blind")
             if progress is not None:
                 progress(done, len(turns) + len(again))
         if rounds.finish():
@@ -201,12 +206,9 @@ def model_config(model: nn.Module) -> Any:
     Raises:
         ConfigError: If there is none.
     """
-    inner: Any = model
-    while inner is not None:
-        config = getattr(inner, "config", None)
-        if config is not None:
-            return config
-        inner = getattr(inner, "module", None) or getattr(inner, "_orig_mod", None)
+    config = getattr(unwrapped(model), "config", None)
+    if config is not None:
+        return config
     raise ConfigError(
         f"Expected a Hugging Face image-text-to-text model with a `config`, but got a {type(model).__name__}: pass model=…"
     )

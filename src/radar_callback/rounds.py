@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from radar_callback.errors import EvaluationError, ItemError, Reason
 from radar_callback.ranks import Ranks
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.features import FeatureMemory
+from radar_callback.scoring.plan import Turn
 from radar_callback.scoring.reading import CandidateScores
 from radar_callback.scoring.scorer import Scorer, needs_every_rank
 from radar_callback.scoring.source import Encoded
@@ -39,14 +40,16 @@ class Rounds:
 
     Args:
         score: The way of scoring.
-        spare: An item for rounds in which there is nothing else to forward.
+        spares: Items for rounds in which there is nothing else to forward, by whether the other ranks' batches have images.
         features: Remembers a frozen vision tower's answers.
         ranks: Who takes part.
     """
 
-    def __init__(self, score: Scorer, spare: EncodedSample, features: FeatureMemory, ranks: Ranks) -> None:
+    def __init__(
+        self, score: Scorer, spares: Mapping[bool, EncodedSample], features: FeatureMemory, ranks: Ranks
+    ) -> None:
         self._score = score
-        self._spare = spare
+        self._spares = spares
         self._features = features
         self._ranks = ranks
         self._together = needs_every_rank(score.model)
@@ -54,11 +57,11 @@ class Rounds:
         self._parts = 1
         self.waited = 0.0
 
-    def take(self, batch: Sequence[int], stream: Iterator[list[Encoded]], into: Counts, kind: str = "items") -> None:
+    def take(self, turn: Turn, stream: Iterator[list[Encoded]], into: Counts, kind: str = "items") -> None:
         """One round.
 
         Args:
-            batch: Positions of its items; none if other ranks have more batches than this one.
+            turn: Its batch, which is empty if other ranks have more batches than this one; its kind is whether items have images.
             stream: Gives the encoded items of one batch after another.
             into: Takes the items' scores, or why there are none.
             kind: Tells apart streams that show the same items with other images.
@@ -67,7 +70,7 @@ class Rounds:
         found = self._next(stream)
         self.waited += time.perf_counter() - asked
         usable: list[tuple[int, EncodedSample]] = []
-        for index, one in zip(batch, found, strict=False):
+        for index, one in zip(turn.batch, found, strict=False):
             if isinstance(one, ItemError):
                 into.fail(index, one)
             else:
@@ -81,7 +84,7 @@ class Rounds:
                 raise
             self._error = self._error or error
         if self._ranks.size > 1 and self._score.calls == calls:
-            self._score([self._spare])
+            self._score([self._spares[bool(turn.kind)]])
 
     def finish(self) -> bool:
         """Ends the evaluation on all ranks alike.

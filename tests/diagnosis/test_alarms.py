@@ -27,8 +27,8 @@ def test_a_slow_fall_is_found_too():
     def change(name, t, value):
         return value - 0.03 * max(0, t - 12) if name == "shape" else value
 
-    alarms = alarms_of(history(26, change=change))
-    assert {alarm.subject for alarm in alarms} == {"shape"} and 1300 < alarms[0].step <= 2300
+    alarms = alarms_of(history(30, change=change))
+    assert {alarm.subject for alarm in alarms} == {"shape"} and 1300 < alarms[0].step <= 2700
 
 
 def test_what_is_found_once_is_told_once():

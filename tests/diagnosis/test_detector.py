@@ -52,9 +52,9 @@ def test_a_rising_curve_gives_no_evidence_of_a_fall():
 def test_how_restless_a_run_is_is_learned_from_what_came_before():
     rng = np.random.default_rng(0)
     risen = np.ones((8, 30), dtype=bool)
-    quiet, loud = (0.6 + np.cumsum(size * rng.standard_normal((8, 30)), axis=1) for size in (0.005, 0.06))
+    quiet, loud = (0.6 + np.cumsum(size * rng.standard_normal((8, 30)), axis=1) for size in (0.005, 2 * USUAL))
     assert restlessness(quiet, risen)[:2].tolist() == [USUAL, USUAL], "nothing is known yet"
-    assert restlessness(quiet, risen)[-1] < 0.6 * USUAL and 0.9 * 0.06 > restlessness(loud, risen)[-1] > 1.3 * USUAL
+    assert restlessness(quiet, risen)[-1] < 0.6 * USUAL and 2 * USUAL > restlessness(loud, risen)[-1] > 1.3 * USUAL
     assert restlessness(np.cumsum(np.abs(quiet), axis=1), risen)[-1] == USUAL, "learning is no unrest"
     assert restlessness(loud, ~risen)[-1] == USUAL, "what has not risen says nothing"
     fallen = quiet.copy()
@@ -66,7 +66,7 @@ def test_how_restless_a_run_is_is_learned_from_what_came_before():
 
 def test_a_run_that_calms_down_is_watched_more_closely():
     rng = np.random.default_rng(1)
-    size = np.where(np.arange(40) < 15, 0.05, 0.004)
+    size = np.where(np.arange(40) < 15, 2 * USUAL, 0.004)
     values = 0.5 + np.cumsum(size * rng.standard_normal((8, 40)), axis=1)
     found = restlessness(values, np.ones((8, 40), dtype=bool))
     assert found[14] > 2 * found[-1]

@@ -20,6 +20,17 @@ def test_every_item_is_scored_exactly_once_at_any_world_size(items, max_tokens, 
     assert all(turn.batch == () for mine in turns for turn in mine if not turn.real)
 
 
+@given(st.lists(item, max_size=60), st.integers(1, 3000), st.integers(1, 9))
+def test_a_round_is_of_one_kind_on_all_ranks(items, max_tokens, world):
+    lengths, rows, images = zip(*items, strict=True) if items else ((), (), ())
+    batches = form_batches(lengths, rows, images, max_tokens)
+    turns = [list(deal(batches, rank, world, lambda batch: images[batch[0]] > 0)) for rank in range(world)]
+    assert sorted(i for mine in turns for turn in mine for i in turn.batch) == list(range(len(items)))
+    for together in zip(*turns, strict=True):
+        assert len({turn.kind for turn in together}) == 1
+        assert {images[i] > 0 for turn in together for i in turn.batch} == {together[0].kind}
+
+
 @given(st.lists(item, min_size=1, max_size=60), st.integers(1, 3000))
 def test_a_batch_keeps_to_its_bound_and_its_number_of_images_and_the_largest_come_first(items, max_tokens):
     lengths, rows, images = zip(*items, strict=True)

@@ -52,7 +52,9 @@ def sharded(name, **settings):
 
     model, processor = FAMILIES[name].__wrapped__()
     mesh = init_device_mesh("cpu", (WORLD,))
-    for layer in model.get_decoder().layers:
+    # The tower's blocks too: ranks whose batches have no images would not gather them, and wait for ever for those that do.
+    blocks = [part for part in model.get_encoder(modality="image").modules() if isinstance(part, torch.nn.ModuleList)]
+    for layer in [*model.get_decoder().layers, *(layer for part in blocks for layer in part)]:
         fully_shard(layer, mesh=mesh, **settings)
     fully_shard(model, mesh=mesh, **settings)
     return model, processor

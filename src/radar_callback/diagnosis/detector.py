@@ -16,7 +16,7 @@ from radar_callback.diagnosis.series import Array
 JITTER = 0.008
 """What the mean of an ability moves by from one evaluation to the next when nothing happens, late in a run, in SDS. Measured."""
 
-USUAL = 0.045
+USUAL = 0.04
 """What the mean of an ability that has risen moves by when nothing happens, early in a run, when steps are large. Measured."""
 
 USUAL_TOGETHER = 0.008

@@ -6,7 +6,7 @@ the bits of its logits, and every rank knows before the first forward how many t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from radar_callback.benchmark.manifest import Item
@@ -75,13 +75,20 @@ class Turn:
     Attributes:
         batch: Positions of the items.
         real: False if the round is only there to keep every rank at the same number of forwards; it then counts nothing.
+        kind: What the batches of all ranks have in common in this round.
     """
 
     batch: tuple[int, ...]
     real: bool
+    kind: Hashable = None
 
 
-def deal(batches: Sequence[tuple[int, ...]], rank: int, world_size: int) -> Iterator[Turn]:
+def deal(
+    batches: Sequence[tuple[int, ...]],
+    rank: int,
+    world_size: int,
+    kind: Callable[[tuple[int, ...]], Hashable] = lambda batch: None,
+) -> Iterator[Turn]:
     """The turns of one rank: as many as every other rank has.
 
     Batches of one round are alike in size, since no rank is faster than the slowest where a forward needs them all. Every other
@@ -91,11 +98,17 @@ def deal(batches: Sequence[tuple[int, ...]], rank: int, world_size: int) -> Iter
         batches: From :func:`form_batches`, the same on every rank.
         rank: Of this process.
         world_size: Number of ranks.
+        kind: Batches of different kinds make a model run different modules, as a batch without images leaves out the vision
+            tower. Where modules are sharded the ranks would wait for each other, so a round is of one kind.
 
     Example:
         >>> [turn.batch for turn in deal([(3,), (1,), (0, 2)], rank=0, world_size=2)]
         [(3,), ()]
     """
-    for number, start in enumerate(range(0, len(batches), world_size)):
-        mine = start + (world_size - 1 - rank if number % 2 else rank)
-        yield Turn(batches[mine], real=True) if mine < len(batches) else Turn((), real=False)
+    kinds: dict[Hashable, list[tuple[int, ...]]] = {}
+    for batch in batches:
+        kinds.setdefault(kind(batch), []).append(batch)
+    for name, alike in kinds.items():
+        for number, start in enumerate(range(0, len(alike), world_size)):
+            mine = start + (world_size - 1 - rank if number % 2 else rank)
+            yield Turn(alike[mine], True, name) if mine < len(alike) else Turn((), False, name)

@@ -114,12 +114,14 @@ def unwrapped(model: nn.Module) -> Any:
     """The Hugging Face model inside wrappers such as DDP, torch.compile and PEFT: to look at, never to be called."""
     inner: Any = model
     while True:
+        children = vars(inner).get("_modules", {})
         if hasattr(inner, "get_base_model"):
             inner = inner.get_base_model()
-        elif hasattr(inner, "_orig_mod"):
-            inner = inner._orig_mod
-        elif not hasattr(inner, "config") and hasattr(inner, "module"):
-            inner = inner.module
+        elif "_orig_mod" in children:
+            inner = children["_orig_mod"]
+        # DDP's, DeepSpeed's and FSDP's. The latter two have a `config` too: one of its own, and that of what it wraps.
+        elif (wrapped := children.get("module", children.get("_fsdp_wrapped_module"))) is not None:
+            inner = wrapped
         else:
             return inner
 

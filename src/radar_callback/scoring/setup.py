@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +42,14 @@ class Ready:
         scorer: For the model as it is now.
         batches: Positions of items, the same on every rank.
         control: Those of the items that are also scored blind.
-        spare: An item that an idle rank can score with weight zero, since sharded models need every rank in every forward.
+        spares: Items that an idle rank can score with weight zero, since sharded models need every rank in every forward: by
+            whether the other ranks' batches have images.
     """
 
     scorer: Scorer
     batches: list[tuple[int, ...]]
     control: list[tuple[int, ...]]
-    spare: EncodedSample
+    spares: Mapping[bool, EncodedSample]
 
 
 class Setup:
@@ -91,12 +92,12 @@ class Setup:
         Raises:
             BenchmarkError: If not a single item can be read and encoded.
         """
-        spare = self._spare(ranks)
+        spares = self._spares(ranks)
         face = appearance(model)
         changed = self._way is None or face != self._face
         seen = self._seen(ranks) if changed else []
         if changed:
-            groups = _groups([one for _, one in seen]) or [[spare]]
+            groups = _groups([one for _, one in seen]) or [[spares[True]]]
             way, final = (WAYS[self._asked], True) if self._asked in WAYS else choose(make, groups, ranks.all_agree)
             scorer = make(way)
             if self._batch_tokens is None and ranks.device.type == "cuda":
@@ -118,7 +119,7 @@ class Setup:
             formed = ranks.from_first([self._form(seen, scorer.together, one) for one in missing])
             self._batches.update(zip(missing, formed, strict=True))
         batches, control = (self._batches[one] for one in shares)
-        return Ready(scorer, batches, control, spare)
+        return Ready(scorer, batches, control, spares)
 
     def shrink(self) -> None:
         """Halves the batches of later evaluations: memory ran out."""
@@ -147,23 +148,26 @@ class Setup:
             return CPU_TOKENS
         return token_budget(free_memory(ranks.device), self._bytes)
 
-    def _spare(self, ranks: Ranks) -> EncodedSample:
-        benchmark = self._source.benchmark
-        found, first = None, None
-        # One with an image, where there is any: a forward without one would not call the vision tower.
-        for index in sorted(range(len(benchmark)), key=lambda i: benchmark.items[i].n_images == 0):
-            try:
-                found = self._source[index]
-                break
-            except ItemError as error:
-                first = first or error
-        if not ranks.all_agree(found is not None):
+    def _spares(self, ranks: Ranks) -> dict[bool, EncodedSample]:
+        """One with images and one without; where there is none of a kind on any rank, the other in its place."""
+        items = self._source.benchmark.items
+        found: dict[bool, EncodedSample] = {}
+        first = None
+        for seen in (True, False):
+            for index in (i for i, item in enumerate(items) if (item.n_images > 0) == seen):
+                try:
+                    found[seen] = self._source[index]
+                    break
+                except ItemError as error:
+                    first = first or error
+        having = ranks.sum(torch.tensor([int(seen in found) for seen in (True, False)])).tolist()
+        # A rank that has none where others do would make other forwards than they do.
+        if not any(having) or not {*having} <= {0, ranks.size}:
             raise BenchmarkError(
-                f"Expected items to score in benchmark {benchmark.name!r}, but none of its {len(benchmark)} can be used"
-                + (f"; the first says: {first}." if found is None else " on another rank.")
+                f"Expected items to score in benchmark {self._source.benchmark.name!r}, but none of its {len(items)} can be used"
+                + (f"; the first says: {first}." if not found else " on another rank, or none of those without images.")
             )
-        assert found is not None
-        return found
+        return {seen: found.get(seen, found.get(not seen)) for seen in (True, False)}  # type: ignore[misc]
 
     def _seen(self, ranks: Ranks) -> list[tuple[Item, EncodedSample]]:
         """A handful of items as different as the benchmark has them, of which every rank can read all."""
