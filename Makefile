@@ -31,7 +31,7 @@ lint: env
 docs: env
 	$(BIN)/mkdocs build --strict
 
-# Some twenty minutes; benchmarks/results/ holds what it gave before.
+# Some forty minutes; benchmarks/results/ holds what it gave before.
 bench: env
 	$(BIN)/python -m benchmarks.scoring
 

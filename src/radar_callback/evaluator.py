@@ -144,7 +144,7 @@ class RadarEvaluator:
             time=time.time(),
             seconds=seconds,
             benchmark=self.benchmark.name,
-            memory_growth=peak_bytes(device) - peak,
+            memory_growth=max(0, peak_bytes(device) - peak),
             **found,
         )
 

@@ -10,8 +10,9 @@ import torch
 def peak_bytes(device: torch.device) -> int:
     """The most memory that was ever in use: on the accelerator if there is one, else the process's RAM; 0 if not known.
 
-    It is only read. Resetting it, as is usual to measure one part of a program, would spoil the user's own measurements; so
-    what an evaluation needed is known only where that was more than anything before.
+    It is only read. Resetting it at each evaluation, as is usual to measure one part of a program, would spoil the user's own
+    measurements; so what an evaluation needed is known only where that was more than anything before. (Once on an accelerator,
+    when a model's way of scoring is settled, it has to be reset: see :func:`radar_callback.scoring.cost.bytes_a_token`.)
 
     Args:
         device: Where the model is.

@@ -68,24 +68,66 @@ def candidates_see_each_other(monkeypatch):
 
 
 def images_in_the_wrong_order(monkeypatch):
+    """The pixels only: were their sizes turned round too, some models would say themselves that something does not fit."""
     right = packed.vision_inputs
-    monkeypatch.setattr(packed, "vision_inputs", lambda samples: {k: v.flip(0) for k, v in right(samples).items()})
+
+    def turned(samples):
+        return {name: value.flip(0) if name == "pixel_values" else value for name, value in right(samples).items()}
+
+    monkeypatch.setattr(packed, "vision_inputs", turned)
+
+
+def reading(monkeypatch, change):
+    """Another reading of the right predictions: `change(index, token, last)`, where `last` marks each candidate's last token."""
+
+    class Wrong(packed.Reading):
+        @classmethod
+        def of(cls, *args):
+            found = super().of(*args)
+            last = torch.cat([found.candidate[1:] != found.candidate[:-1], torch.tensor([True])])
+            return change(found, last)
+
+    monkeypatch.setattr(packed, "Reading", Wrong)
 
 
 def last_token_dropped(monkeypatch):
-    right = packed.pack
-    shorter = lambda s: replace(s, tails=tuple(replace(t, scored=max(1, t.scored - 1)) for t in s.tails))  # noqa: E731
-    monkeypatch.setattr(packed, "pack", lambda samples, pad: right([shorter(s) for s in samples], pad))
+    def drop(found, last):
+        alone = last & (found.place == 0)
+        kept = ~last | alone
+        fields = {name: getattr(found, name)[kept] for name in ("index", "token", "candidate", "place")}
+        return replace(found, **fields)
+
+    reading(monkeypatch, drop)
 
 
-@pytest.mark.parametrize(
-    "mistake", [off_by_one, candidates_see_each_other, images_in_the_wrong_order, last_token_dropped]
-)
+def next_token_read(monkeypatch):
+    reading(monkeypatch, lambda found, last: replace(found, token=found.token + 1))
+
+
+def predicted_one_later(monkeypatch):
+    """Each token's logit is taken where the next is predicted."""
+    reading(monkeypatch, lambda found, last: replace(found, index=torch.where(last, found.index, found.index.roll(-1))))
+
+
+MISTAKES = [
+    off_by_one,
+    candidates_see_each_other,
+    images_in_the_wrong_order,
+    last_token_dropped,
+    next_token_read,
+    predicted_one_later,
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if (name, "packed") not in REFUSED])
 def test_a_mistake_in_the_packed_way_is_caught(mistake, name, dtype, monkeypatch):
     mistake(monkeypatch)
-    assert not verdict(name, dtype=dtype).agrees
+    found = verdict(name, dtype=dtype)
+    assert not found.agrees
+    compared = any(said in found.why for said in ("largest difference", "times its rounding", "reads other tokens"))
+    assert compared, f"expected the comparison itself to find it, not: {found.why}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -98,6 +140,97 @@ def test_a_mistake_in_the_cached_way_is_caught(dtype, monkeypatch):
 
     monkeypatch.setattr(cached, "positions", behind)
     assert not verdict("qwen2_vl", "cached", dtype).agrees
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "internvl"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cached_way_that_mixes_up_prompts_or_tokens_is_caught(name, dtype, monkeypatch):
+    right = cached._repeated
+    monkeypatch.setattr(cached, "_repeated", lambda output, owner: right(output, owner.flip(0)))
+    found = verdict(name, "cached", dtype)
+    assert not found.agrees and "Error" not in found.why
+    monkeypatch.setattr(cached, "_repeated", right)
+    following = cached.following_inputs
+    # Each candidate is followed by the tokens of the next.
+    monkeypatch.setattr(cached, "following_inputs", lambda s, ids, *rest: following(s, [*ids[1:], ids[0]], *rest))
+    found = verdict(name, "cached", dtype)
+    assert not found.agrees and "Error" not in found.why
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma", "llava", "qwen2_vl"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_items_of_one_length_are_no_reason_to_refuse_a_right_way(name, dtype):
+    """Without padding the reference rounds the same rows alike, which is no rounding at all."""
+    model, processor = FAMILIES[name]()
+    model, pad = copy.deepcopy(model).to(dtype), processor.tokenizer.pad_token_id
+    one = encoder(name)(next(sample for sample in taken(name) if len(sample.images) == 1))
+    tails = tuple(replace(one.tails[0], ids=one.tails[0].ids.flip(0) + k) for k in range(3))
+    group = [replace(one, tails=tails), replace(one, tails=tails[::-1])]
+    with torch.no_grad():
+        found = check(PackedScorer(model, pad), ReferenceScorer(model, pad), [group])
+    assert found.agrees, found.why
+
+
+def test_candidates_of_one_token_each_by_every_way_and_where_only_a_number_of_columns_can_be_asked_for(monkeypatch):
+    encode = SampleEncoder(tiny.llava_processor(), tiny.llava().config)
+    base = [encode(sample) for sample in tiny.samples(12) if len(sample.images) == 1][:3]
+    tails = tuple(replace(base[0].tails[0], ids=torch.tensor([k]), scored=1) for k in (5, 9, 40))
+    pair = [replace(one, tails=tails) for one in base]
+    model = tiny.llava().eval()
+    with torch.no_grad():
+        wanted = ReferenceScorer(model, 0)(pair)
+        for places in (True, False):
+            for way in ("packed", "cached", "shared"):
+                scorer = WAYS[way](model, 0)
+                scorer._takes_places = places
+                torch.testing.assert_close(scorer(pair).mean_logits, wanted.mean_logits, atol=1e-5, rtol=0)
+
+
+def test_memory_that_runs_out_in_the_comparison_is_no_reason_to_end_the_evaluation(folder, monkeypatch, caplog):
+    right = ReferenceScorer.predict
+    limit = [120]
+
+    def short(self, samples):
+        before = self.fed
+        found = right(self, samples)
+        if self.fed - before > limit[0] and len(samples) > 1:
+            raise torch.OutOfMemoryError("no more")
+        return found
+
+    monkeypatch.setattr(ReferenceScorer, "predict", short)
+    evaluator = RadarEvaluator(tiny.llava().eval(), tiny.llava_processor(), folder, batch_tokens=400)
+    result = evaluator.evaluate()
+    assert (result.scorer, result.coverage) == ("reference", 1.0) and "memory ran out in the comparison" in caplog.text
+    limit[0] = 10**9
+    assert evaluator.evaluate().scorer == "packed", "it is tried again"
+
+
+def test_what_is_compared_at_once_keeps_to_the_bound_on_tokens(folder, monkeypatch):
+    fed = []
+    right = ReferenceScorer.predict
+
+    def counting(self, samples):
+        before = self.fed
+        found = right(self, samples)
+        fed.append((self.fed - before, len(samples)))
+        return found
+
+    monkeypatch.setattr(ReferenceScorer, "predict", counting)
+    RadarEvaluator(tiny.llava().eval(), tiny.llava_processor(), folder, batch_tokens=300).evaluate()
+    assert fed and all(tokens <= 300 or items == 1 for tokens, items in fed)
+
+
+def test_a_model_whose_positions_are_columns_is_told_of(folder, caplog):
+    class Columns(type(tiny.llava())):
+        """Ignores what it is told of positions and padding."""
+
+        def forward(self, position_ids=None, attention_mask=None, **inputs):
+            return super().forward(**inputs)
+
+    model = tiny.llava().eval()
+    model.__class__ = Columns
+    RadarEvaluator(model, tiny.llava_processor(), folder).evaluate()
+    assert caplog.text.count("Padding and neighbours move this model's log-probabilities") == 1
 
 
 def test_a_model_that_does_not_honour_it_is_scored_the_slow_way_and_the_log_says_so(folder, caplog):
@@ -233,6 +366,8 @@ def test_the_handful_holds_what_differs_most(folder):
     assert 3 <= len(chosen) <= 8
     assert {len(items[i].candidate_chars) for i in chosen} >= {2, 5}
     assert len({items[i].n_images for i in chosen}) == len({item.n_images for item in items})
+    alike = [replace(items[0], key=str(i)) for i in range(12)]
+    assert len(various(alike)) >= 2, "what is swapped between items shows only where there are two"
 
 
 def test_a_long_and_a_short_item_in_one_batch():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -24,7 +25,10 @@ WAYS = {way.name: way for way in _ALL}
 
 
 def choose(
-    make: Callable[[type[Scorer]], Scorer], groups: Groups, all_agree: Callable[[bool], bool]
+    make: Callable[[type[Scorer]], Scorer],
+    groups: Groups,
+    all_agree: Callable[[bool], bool],
+    most_tokens: float = math.inf,
 ) -> tuple[type[Scorer], bool]:
     """Picks the fastest way of scoring that agrees with the reference.
 
@@ -32,14 +36,24 @@ def choose(
         make: Makes a scorer for the model at hand.
         groups: Items to compare on, in batches.
         all_agree: Whether a statement holds on every rank; the choice must be the same everywhere.
+        most_tokens: Bound on the tokens of a forward of the reference.
 
     Returns:
         The way, and whether that is final: not if the model was in no state to be compared (its logits are not finite).
     """
     reference, final = make(ReferenceScorer), True
     refused: list[str] = []
+    warned = False
     for way in FAST:
-        verdict = check(make(way), reference, groups)
+        verdict = check(make(way), reference, groups, most_tokens)
+        if verdict.unsteady and not warned:
+            warned = True
+            log.warning(
+                "Padding and neighbours move this model's log-probabilities by %.2g nats though it is in float32, more than "
+                "rounding can: scores depend on which items share a batch. Does it take its positions from columns, or "
+                "ignore attention_mask?",
+                verdict.unsteady,
+            )
         if all_agree(verdict.agrees):
             report = log.warning if refused else log.info
             report(
@@ -63,7 +77,8 @@ def various(items: Sequence[Item], most: int = 8) -> list[int]:
         most: At most this many.
 
     Returns:
-        The longest and the shortest texts, the most and the fewest candidates, of each number of images.
+        The longest and the shortest texts, the most and the fewest candidates, of each number of images; and at least two of
+        each, if there are two: what is swapped between items of a batch shows only where there are several.
     """
     groups: dict[int, list[int]] = {}
     for position, item in enumerate(items):
@@ -73,7 +88,9 @@ def various(items: Sequence[Item], most: int = 8) -> list[int]:
         text = {i: items[i].question_chars + max(items[i].candidate_chars) for i in members}
         count = {i: len(items[i].candidate_chars) for i in members}
         extremes = [pick(members, key=of.__getitem__) for of in (text, count) for pick in (max, min)]
-        chosen.append(list(dict.fromkeys(extremes)))
+        between = [members[len(members) // 2], members[-1], members[0]]
+        different = list(dict.fromkeys(extremes))
+        chosen.append(different if len(different) > 2 else list(dict.fromkeys([*different, *between]))[:3])
     chosen = chosen[:most]
     while sum(map(len, chosen)) > most:
         max(chosen, key=len).pop()

@@ -96,6 +96,9 @@ def free_memory(device: torch.device) -> float:
 def bytes_a_token(run: Callable[[], int], device: torch.device) -> float:
     """What a forward takes on top of what is there, for each token.
 
+    The device's peak of allocated memory begins anew here, since there is no other way to see one forward's; that happens
+    before the first evaluation with a model and when it is wrapped otherwise.
+
     Args:
         run: Scores a batch and returns its tokens, padding counted.
         device: An accelerator.

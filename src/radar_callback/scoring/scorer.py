@@ -98,7 +98,9 @@ class Scorer(ABC):
         if self._takes_places:
             options["logits_to_keep"] = keep
         elif "logits_to_keep" in self._parameters:
-            options["logits_to_keep"] = keep.shape[1] - int(keep.any(0).nonzero()[0])
+            wanted = keep.any(0).nonzero()
+            # Where nothing is wanted (all candidates are one token long) one column is as few as can be asked for.
+            options["logits_to_keep"] = keep.shape[1] - int(wanted[0]) if len(wanted) else 1
         # Rows have other lengths than those of training: a compiled model would be compiled again for each.
         self.calls += 1
         with self._forward_context(), torch.compiler.set_stance("force_eager"):
@@ -137,11 +139,13 @@ def needs_every_rank(model: nn.Module) -> bool:
 
 
 def appearance(model: nn.Module) -> tuple[Any, ...]:
-    """What a way of scoring was checked with: the classes around and of the model, its attention, precision and device."""
-    layers, inner = [type(model).__qualname__], unwrapped(model)
-    kind = getattr(getattr(inner, "config", None), "_attn_implementation", None)
+    """What a way of scoring was checked with: the classes around and in the model, their attention, precision and device."""
+    parts = {
+        (type(m).__qualname__, getattr(getattr(m, "config", None), "_attn_implementation", None))
+        for m in model.modules()
+    }
     parameters = {(p.dtype, p.device.type, type(p).__name__) for p in model.parameters()}
-    return (*layers, type(inner).__qualname__, kind, frozenset(parameters))
+    return type(model).__qualname__, frozenset(parts), frozenset(parameters)
 
 
 def _takes_places(inner: Any) -> bool:

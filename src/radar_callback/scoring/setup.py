@@ -26,12 +26,15 @@ from radar_callback.scoring.cost import (
 )
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.plan import form_batches, row_lengths
-from radar_callback.scoring.scorer import Scorer, appearance
+from radar_callback.scoring.scorer import Scorer, appearance, needs_every_rank
 from radar_callback.scoring.source import EncodedBenchmark
 
 log = logging.getLogger(__name__)
 
 Make = Callable[[type[Scorer]], Scorer]
+
+FEW_TOKENS = 4096
+"""Tokens of a forward before it is known how many fit: some items of any length."""
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,14 @@ class Setup:
         changed = self._way is None or face != self._face
         seen = self._seen(ranks) if changed else []
         if changed:
-            groups = _groups([one for _, one in seen]) or [[spares[True]]]
-            way, final = (WAYS[self._asked], True) if self._asked in WAYS else choose(make, groups, ranks.all_agree)
-            scorer = make(way)
+            # How much memory a token takes is not known yet, so what is compared at once is little.
+            few = self._batch_tokens or FEW_TOKENS
+            groups = _groups([one for _, one in seen], few) or [[spares[True]]]
+            way, final = WAYS.get(self._asked), True
+            if way is None:
+                way, final = choose(make, groups, ranks.all_agree, few)
             if self._batch_tokens is None and ranks.device.type == "cuda":
-                largest = max(groups, key=lambda group: sum(one.prefix_length for one in group))
-                self._bytes = bytes_a_token(lambda: _tokens(scorer, largest), ranks.device)
+                self._bytes = max(_bytes_a_token(make(way), group, ranks.device) for group in groups)
             self._batches, self._lengths = {}, []
             self._face, self._way = face if final else None, way
         assert self._way is not None
@@ -181,10 +186,27 @@ class Setup:
         return [(items[i], found[i]) for i, fine in zip(chosen, everywhere.tolist(), strict=True) if fine]
 
 
-def _groups(samples: Sequence[EncodedSample]) -> list[list[EncodedSample]]:
-    """Items that can share a batch."""
-    numbers = dict.fromkeys(sample.prompt_images for sample in samples)
-    return [[sample for sample in samples if sample.prompt_images == n] for n in numbers]
+def _groups(samples: Sequence[EncodedSample], most_tokens: int) -> list[list[EncodedSample]]:
+    """Items that can share a batch, with at most so many tokens where that leaves two together."""
+    found: list[list[EncodedSample]] = []
+    for n in dict.fromkeys(sample.prompt_images for sample in samples):
+        alike = [sample for sample in samples if sample.prompt_images == n]
+        longest = max(sample.prefix_length + sum(len(tail.ids) for tail in sample.tails) for sample in alike)
+        size = max(2, most_tokens // longest)
+        found += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return found
+
+
+def _bytes_a_token(scorer: Scorer, group: Sequence[EncodedSample], device: torch.device) -> float:
+    """What a token takes in a group of items; twice what is free for them, if they do not fit."""
+    before = scorer.fed
+    try:
+        return bytes_a_token(lambda: _tokens(scorer, group), device)
+    except torch.OutOfMemoryError:
+        if needs_every_rank(scorer.model):  # the other ranks are in the middle of that forward
+            raise
+        torch.cuda.empty_cache()
+        return 2 * free_memory(device) / max(1, scorer.fed - before)
 
 
 def _tokens(scorer: Scorer, group: Sequence[EncodedSample]) -> int:
