@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer, seed_everything
 from radar_callback import Benchmark, RadarCallback
 from radar_callback.benchmark.writer import write_shards
 from radar_callback.errors import BenchmarkError
+from radar_callback.scoring.shelf import Shelf
 from tests.helpers import tiny
 from tests.helpers.training import PreTraining
 
@@ -212,8 +213,7 @@ def test_a_shard_that_vanishes_in_the_middle_of_a_run(tmp_path, alone, monkeypat
         def on_train_batch_start(self, batch, index):
             if self.global_step == 1:
                 # As a network file system does it: the name is there, and reading fails.
-                callback._evaluator._source._kept.clear()
-                callback._evaluator._source._room = 0
+                callback._evaluator._source._shelf = Shelf(0)
                 shard.unlink()
                 for descriptor in callback.benchmark._shards._open.values():
                     import os

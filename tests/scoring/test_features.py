@@ -88,7 +88,7 @@ def test_only_what_the_model_looks_at_is_kept_and_no_more_than_there_is_room_for
     model, processor, tower = frozen("llava")
     evaluator = RadarEvaluator(model, processor, folder, scorer="packed", batch_tokens=200, blind_share=0)
     scores(evaluator)
-    whole = 2**30 - evaluator._features._left
+    whole = 2**30 - evaluator._features._shelf.left
     images = sum(item.n_images for item in evaluator.benchmark.items)
     config = tower.config
     tokens = (config.image_size // config.patch_size) ** 2 + 1
@@ -102,7 +102,25 @@ def test_only_what_the_model_looks_at_is_kept_and_no_more_than_there_is_room_for
     asked = len(calls)
     assert scores(small) == first
     assert 0 < len(calls) - asked < asked
-    assert 0 <= small._features._left <= whole // 2
+    assert 0 <= small._features._shelf.left <= whole // 2
+
+
+def test_batches_that_have_become_others_make_room_for_what_is_asked_now(folder):
+    model, processor, tower = frozen("llava")
+    measured = RadarEvaluator(model, processor, folder, scorer="packed", batch_tokens=400, blind_share=0)
+    scores(measured)
+    need = 2**30 - measured._features._shelf.left
+    evaluator = RadarEvaluator(
+        model, processor, folder, scorer="packed", batch_tokens=400, blind_share=0, feature_bytes=need
+    )
+    calls, asked = counted(tower), []
+    for i in range(6):
+        if i == 2:
+            evaluator._setup.shrink()
+        before = len(calls)
+        scores(evaluator)
+        asked.append(len(calls) - before)
+    assert asked[0] > 0 and asked[1] == 0 and asked[2] > 0 and asked[-1] == 0
 
 
 def test_the_tower_is_left_as_it_was_found_after_an_error_too():

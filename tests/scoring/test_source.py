@@ -62,7 +62,12 @@ def test_workers_give_what_this_process_would_and_errors_too(folder, encoder, wo
     assert all(same(a, b) for a, b in pairs)
     assert sum(isinstance(b, ItemError) for _, b in pairs) == 1
     # What stays here takes no shared memory, of which a container may have little.
-    assert not any(x.is_shared() for kept in made._kept.values() for x in kept.vision.values())
+    assert not any(x.is_shared() for kept in shelved(made).values() for x in kept.vision.values())
+
+
+def shelved(source):
+    """What is remembered, by position."""
+    return {index: value for index, (value, _) in source._shelf._kept.items()}
 
 
 def test_workers_are_only_started_for_what_is_not_remembered(folder, encoder, monkeypatch):
@@ -72,7 +77,7 @@ def test_workers_are_only_started_for_what_is_not_remembered(folder, encoder, mo
     again = list(made.stream(BATCHES))
     assert all(x is y for a, b in zip(first, again, strict=True) for x, y in zip(a, b, strict=True))
     monkeypatch.undo()
-    assert len(made._kept) == len({i for batch in BATCHES for i in batch})
+    assert len(shelved(made)) == len({i for batch in BATCHES for i in batch})
 
 
 def test_the_cache_keeps_what_came_first_within_its_bound(folder, encoder):
@@ -80,7 +85,7 @@ def test_the_cache_keeps_what_came_first_within_its_bound(folder, encoder):
     size = one[0].nbytes + one[1].nbytes
     bounded = source(folder, encoder, workers=0, cache_bytes=size)
     list(bounded.stream([(0, 1, 2, 3)]))
-    assert list(bounded._kept) == [0, 1] and bounded._room == 0
+    assert list(shelved(bounded)) == [0, 1] and bounded._shelf.left == 0
     assert bounded[3].prompt == one[3].prompt
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from radar_callback.scoring.scorer import needs_every_rank, unwrapped
+from radar_callback.scoring.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class FeatureMemory:
     """
 
     def __init__(self, room: int) -> None:
-        self._room = self._left = room
+        self._room = room
         self._weights: Hashable = None
-        self._kept: dict[Hashable, _Kept] = {}
+        self._shelf: Shelf[_Kept] = Shelf(room)
         self._key: Hashable = None
         self._calls = 0
         self._fresh: dict[Hashable, _Kept] = {}
@@ -51,11 +52,14 @@ class FeatureMemory:
         """
         tower = None if not self._room or needs_every_rank(model) else _frozen_tower(unwrapped(model))
         if tower is None:
-            self._kept, self._left, self._weights = {}, self._room, None
+            self._shelf.clear()
+            self._weights = None
             yield
             return
         if (weights := _state(tower)) != self._weights:
-            self._kept, self._left, self._weights = {}, self._room, weights
+            self._shelf.clear()
+            self._weights = weights
+        self._shelf.begin()
         own = vars(tower).get("forward")
         forward = tower.forward
         tower.forward = lambda *args, **kwargs: self._answer(forward, args, kwargs)
@@ -83,7 +87,7 @@ class FeatureMemory:
         if self._key is None:
             return forward(*args, **kwargs)
         name, self._calls = (self._key, self._calls), self._calls + 1
-        if (kept := self._kept.get(name)) is not None:
+        if (kept := self._shelf.get(name)) is not None:
             device = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)).device
             return kept.kind(**{field: _moved(value, device) for field, value in kept.fields.items()})
         output: Any = forward(*args, **kwargs)
@@ -98,9 +102,8 @@ class FeatureMemory:
         """Keeps an output if there is room; of all layers' hidden states only what the model went on to look at."""
         fields = {field: _looked_at(value) for field, value in fresh.fields.items()}
         size = _size(fields)
-        if size is not None and size <= self._left:
-            self._left -= size
-            self._kept[name] = _Kept(fresh.kind, _moved(fields, torch.device("cpu")))
+        if size is not None and self._shelf.has_room(size):
+            self._shelf.put(name, _Kept(fresh.kind, _moved(fields, torch.device("cpu"))), size)
 
 
 class _Watched(tuple[Any, ...]):

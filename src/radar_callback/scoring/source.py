@@ -17,6 +17,7 @@ from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import ItemError, Reason
 from radar_callback.scoring.encode import EncodedSample
+from radar_callback.scoring.shelf import Shelf
 
 WORTH_A_WORKER = 64
 """Items from which on worker processes are started: they take a moment to start."""
@@ -27,9 +28,6 @@ Encoded = EncodedSample | ItemError
 
 class EncodedBenchmark:
     """A benchmark seen through an encoder.
-
-    Every evaluation goes through all items in the same order, for which "keep what came first until the room is used up" is
-    the best a bounded cache can do (evicting the oldest would evict each item just before it is needed again).
 
     Args:
         benchmark: Where items come from.
@@ -48,16 +46,15 @@ class EncodedBenchmark:
     ) -> None:
         self.benchmark = benchmark
         self._encode = encode
-        self._cache_bytes = self._room = cache_bytes
         self._workers = spare_cores() if workers is None else workers
-        self._kept: dict[int, EncodedSample] = {}
+        self._shelf: Shelf[EncodedSample] = Shelf(cache_bytes)
         self._dtype = torch.float32
 
     def cast(self, dtype: torch.dtype) -> None:
         """From now on gives pixels in the precision of the model, which they would be turned into anyway."""
         if dtype != self._dtype:
             self._dtype = dtype
-            self._kept, self._room = {}, self._cache_bytes
+            self._shelf.clear()
 
     def __getitem__(self, index: int) -> EncodedSample:
         """The encoded item at a position of the benchmark.
@@ -71,8 +68,9 @@ class EncodedBenchmark:
         return encoded
 
     def stream(self, batches: Sequence[Sequence[int]]) -> Iterator[list[Encoded]]:
-        """Batch after batch, each in the order of its positions."""
-        missing = [[i for i in batch if i not in self._kept] for batch in batches]
+        """Batch after batch of an evaluation, each in the order of its positions."""
+        self._shelf.begin()
+        missing = [[i for i in batch if i not in self._shelf] for batch in batches]
         if self._workers == 0 or sum(map(len, missing)) < WORTH_A_WORKER:
             for batch in batches:
                 yield [self._get(i) for i in batch]
@@ -89,7 +87,7 @@ class EncodedBenchmark:
             )
         for batch, absent, packets in zip(batches, missing, prepared, strict=True):
             fresh = {i: self._keep(i, _unpacked(packet)) for i, packet in zip(absent, packets, strict=True)}
-            yield [fresh[i] if i in fresh else self._kept[i] for i in batch]
+            yield [fresh[i] if i in fresh else self._get(i) for i in batch]
 
     def encoded(self, index: int) -> Encoded:
         """Reads and encodes an item, whatever is remembered."""
@@ -102,19 +100,19 @@ class EncodedBenchmark:
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers, where processes start afresh: they need nothing that is remembered."""
-        return {**self.__dict__, "_kept": {}}
+        return {**self.__dict__, "_shelf": Shelf(0)}
 
     def _get(self, index: int) -> Encoded:
-        kept = self._kept.get(index)
+        kept = self._shelf.get(index)
         return self._keep(index, self.encoded(index)) if kept is None else kept
 
     def _keep(self, index: int, encoded: Encoded) -> Encoded:
-        if isinstance(encoded, EncodedSample) and encoded.nbytes <= self._room:
-            self._room -= encoded.nbytes
-            # Copied out of the memory shared with a worker, of which there is less, and which takes an open file each.
-            copies = {name: x.clone() if x.is_shared() else x for name, x in encoded.vision.items()}
-            self._kept[index] = encoded = replace(encoded, vision=copies)
-        return encoded
+        if isinstance(encoded, ItemError) or not self._shelf.has_room(encoded.nbytes):
+            return encoded
+        # Copied out of the memory shared with a worker, of which there is less, and which takes an open file each.
+        own = replace(encoded, vision={name: x.clone() if x.is_shared() else x for name, x in encoded.vision.items()})
+        self._shelf.put(index, own, own.nbytes)
+        return own
 
 
 def spare_cores() -> int:
