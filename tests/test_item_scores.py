@@ -86,7 +86,9 @@ def test_going_back_and_scoring_again(index, tmp_path):
     np.testing.assert_allclose(found[10].probabilities, scores_of(index, 2).probabilities, atol=1e-5)
 
 
-@pytest.mark.parametrize("content", [b'{"step": -1, "benchmark": "x"}\n', b"hello\n", gzip.compress(b"x" * 99)])
+@pytest.mark.parametrize(
+    "content", [b'{"step": -1, "benchmark": "x"}\n', b"hello\n", gzip.compress(b"x" * 99, mtime=0)]
+)
 def test_a_file_about_something_else_is_kept_aside(index, tmp_path, content, caplog):
     path = tmp_path / "items.jsonl"
     path.write_bytes(content)

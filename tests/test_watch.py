@@ -27,8 +27,7 @@ class Run:
         if share:
             seconds = self.cost * share * self.rng.uniform(0.9, 1.1)
             self.time += seconds
-            self.watch.cost(seconds, share)
-            self.watch.took(seconds)
+            self.watch.took(seconds, share)
             self.points.append((step, share))
         self.overheads.append((self.time - 1000, self.watch.overhead()))
 

@@ -99,6 +99,10 @@ class Chronicle:
         self.records.append(record)
         if self._history is not None:
             with self._guard("writing the history"):
+                # A disk that was full may have room again: what could not be written then is written now.
+                self._history.merge(
+                    one for one in self.records[:-1] if (one["step"], one["benchmark"]) not in self._history
+                )
                 self._history.append(record)
         if self._items is not None and scores is not None:
             with self._guard("writing the items' scores"):

@@ -21,6 +21,14 @@ class EvaluationError(RadarError):
     """A whole evaluation could not be finished on some rank; all ranks raise it together."""
 
 
+class RanksApartError(EvaluationError):
+    """A forward that needs every rank failed in its middle on this one; the others are waiting for it.
+
+    Nothing can be put right: going on with training here would pair this rank's exchanges with those of an evaluation there.
+    It ends the run, as the same error in a training step would.
+    """
+
+
 class Reason(StrEnum):
     """Why an item was not scored. `coverage` says how many were; these say what became of the rest."""
 

@@ -17,9 +17,9 @@ from radar_callback.item_table import Control, item_index
 from radar_callback.memory import peak_bytes
 from radar_callback.paired import image_gain
 from radar_callback.parts import Parts
-from radar_callback.ranks import Ranks
+from radar_callback.ranks import Ranks, Replica
 from radar_callback.result import RadarResult
-from radar_callback.rounds import Rounds
+from radar_callback.rounds import Counts, Nowhere, Rounds
 from radar_callback.scoring.blind import BlindEncoder
 from radar_callback.scoring.choose import WAYS, ScorerName
 from radar_callback.scoring.encode import SampleEncoder
@@ -66,6 +66,7 @@ class RadarEvaluator:
         feature_bytes: Bound on the memory that a frozen vision tower's features take between evaluations, a rank; 0 for none.
             Only a tower whose weights are all frozen and unsharded is remembered, and only until one of them changes.
         forward_context: Makes the context for each forward, such as autocast.
+        replica: With tensor parallelism, of which replica of the model this rank is a part: all its ranks get the same batches.
 
     Raises:
         ConfigError: If `model` has no configuration, the prompt style or the scorer is unknown, or the processor has no image
@@ -95,6 +96,7 @@ class RadarEvaluator:
         workers: int | None = None,
         feature_bytes: int = 2**30,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        replica: Replica | None = None,
     ) -> None:
         if scorer != "auto" and scorer not in WAYS:
             raise ConfigError(f"Unknown scorer {scorer!r}: expected 'auto', {', '.join(map(repr, WAYS))}.")
@@ -113,9 +115,16 @@ class RadarEvaluator:
         self._setup = Setup(self._source, processor, scorer, batch_tokens)
         self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
+        self.replica = replica
 
     def evaluate(
-        self, step: int = 0, *, share: float = 1.0, per_sample: bool = False, progress: Progress | None = None
+        self,
+        step: int = 0,
+        *,
+        share: float = 1.0,
+        per_sample: bool = False,
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> RadarResult:
         """Scores the benchmark. The model, its train flags, its buffers and all random streams are left as found.
 
@@ -125,6 +134,8 @@ class RadarEvaluator:
                 those of a larger one.
             per_sample: Also return every item's scores (gathered from all ranks).
             progress: Called after every batch.
+            cancelled: Asked before every batch: whether to end the evaluation with an error, as the run is being ended. Not
+                asked where a forward needs every rank.
 
         Returns:
             The same result on every rank.
@@ -132,12 +143,13 @@ class RadarEvaluator:
         Raises:
             BenchmarkError: If not a single item can be read and encoded; the message quotes the first reason.
             EvaluationError: If a forward failed on any of several ranks; on all of them. With one rank, what the model raised.
+            RanksApartError: If a forward that needs every rank failed in its middle on this one. Do not go on.
         """
         started = time.perf_counter()
         device = self._ranks().device
         peak = peak_bytes(device)
         with untouched(self.model), self._features.over(self.model):
-            found = self._run(share, per_sample, progress)
+            found = self._run(share, per_sample, progress, cancelled)
         seconds = time.perf_counter() - started
         return RadarResult(
             step=step,
@@ -153,12 +165,14 @@ class RadarEvaluator:
         self._parts.moved(self.model, self._ranks())
 
     def _ranks(self) -> Ranks:
-        return Ranks(next(p for p in self.model.parameters() if p.is_floating_point()).device)
+        return Ranks(next(p for p in self.model.parameters() if p.is_floating_point()).device, self.replica)
 
     def _has_images(self, batch: Sequence[int]) -> bool:
         return self.benchmark.items[batch[0]].n_images > 0
 
-    def _run(self, share: float, per_sample: bool, progress: Progress | None) -> dict[str, Any]:
+    def _run(
+        self, share: float, per_sample: bool, progress: Progress | None, cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
         parameter = next(p for p in self.model.parameters() if p.is_floating_point())
         ranks = self._ranks()
         tokenizer = self.processor.tokenizer
@@ -170,17 +184,17 @@ class RadarEvaluator:
         score = ready.scorer
         tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=share == 1)
         control = Control(self.index)
-        rounds = Rounds(score, ready.spares, self._features, ranks)
+        rounds = Rounds(score, ready.spares, self._features, ranks, cancelled)
         turns, again = (
-            list(deal(batches, ranks.rank, ranks.size, self._has_images)) for batches in (ready.batches, ready.control)
+            list(deal(batches, ranks.replica.index, ranks.replica.count, self._has_images))
+            for batches in (ready.batches, ready.control)
         )
         stream = self._source.stream([turn.batch for turn in turns])
         blind = self._blind.stream([turn.batch for turn in again])
         for done, turn in enumerate([*turns, *again], start=1):
-            if done <= len(turns):
-                rounds.take(turn, stream, tally)
-            else:
-                rounds.take(turn, blind, control, kind="blind")
+            items = done <= len(turns)
+            into: Counts = (tally if items else control) if ranks.replica.speaks else Nowhere()
+            rounds.take(turn, stream if items else blind, into, "items" if items else "blind")
             if progress is not None:
                 progress(done, len(turns) + len(again))
         if rounds.finish():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -11,18 +12,35 @@ from torch import distributed as dist
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Replica:
+    """Which of the model's replicas a rank is a part of, where several ranks hold one together (tensor parallelism).
+
+    Attributes:
+        index: Of the replica.
+        count: How many there are.
+        speaks: True for one rank of each replica: it says what all of it have found.
+    """
+
+    index: int
+    count: int
+    speaks: bool
+
+
 class Ranks:
     """This process among the processes of `torch.distributed`, if that is initialised.
 
     Args:
         device: Where tensors to exchange must lie (NCCL wants the GPU).
+        replica: Whose part this rank is; if left out, each rank holds or gathers a whole model.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, replica: Replica | None = None) -> None:
         together = dist.is_available() and dist.is_initialized()
         self.size = dist.get_world_size() if together else 1
         self.rank = dist.get_rank() if together else 0
         self.device = device
+        self.replica = replica or Replica(self.rank, self.size, speaks=True)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over all ranks."""

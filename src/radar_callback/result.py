@@ -161,7 +161,8 @@ class RadarResult:
         Returns:
             `radar/sds/<ability>`, `radar/sds_logprob/<ability>`, `radar/accuracy/<ability>` and `radar/sds/<group>` of all
             that were scored, `radar/sds/overall`, `radar/asymmetry` (with both groups), `radar/image_gain` (with a
-            control), `radar/fluency`, `radar/coverage`, `radar/seconds`, `radar/overhead` (if given).
+            control), `radar/fluency`, `radar/coverage`, `radar/share` (of the items that `max_overhead` allowed),
+            `radar/seconds`, `radar/overhead` (if given).
         """
         values: dict[str, float | None] = {}
         for name, row in self.abilities.items():
@@ -176,6 +177,7 @@ class RadarResult:
             values["radar/image_gain"] = self.image_gain["overall"]["sds"]
         values["radar/fluency"] = self.fluency
         values["radar/coverage"] = self.coverage
+        values["radar/share"] = self.share
         values["radar/seconds"] = self.seconds
         values["radar/overhead"] = overhead
         return {key: value for key, value in values.items() if value is not None and not math.isnan(value)}

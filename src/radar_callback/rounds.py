@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 
-from radar_callback.errors import EvaluationError, ItemError, Reason
+from radar_callback.errors import EvaluationError, ItemError, RanksApartError, Reason
 from radar_callback.ranks import Ranks
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.features import FeatureMemory
@@ -35,6 +35,16 @@ class Counts(Protocol):
         """Takes an item that could not be scored."""
 
 
+class Nowhere:
+    """For a rank that computes with others what one of them counts."""
+
+    def count(self, indices: Sequence[int], encoded: Sequence[EncodedSample], scores: CandidateScores) -> None:
+        """Nothing."""
+
+    def fail(self, index: int, error: ItemError) -> None:
+        """Nothing."""
+
+
 class Rounds:
     """Scores batches and counts what comes of them.
 
@@ -43,16 +53,23 @@ class Rounds:
         spares: Items for rounds in which there is nothing else to forward, by whether the other ranks' batches have images.
         features: Remembers a frozen vision tower's answers.
         ranks: Who takes part.
+        cancelled: Whether what is left need not be scored any more. Where a forward needs every rank, it is scored all the same.
     """
 
     def __init__(
-        self, score: Scorer, spares: Mapping[bool, EncodedSample], features: FeatureMemory, ranks: Ranks
+        self,
+        score: Scorer,
+        spares: Mapping[bool, EncodedSample],
+        features: FeatureMemory,
+        ranks: Ranks,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._score = score
         self._spares = spares
         self._features = features
         self._ranks = ranks
         self._together = needs_every_rank(score.model)
+        self._cancelled = cancelled
         self._error: Exception | None = None
         self._parts = 1
         self.waited = 0.0
@@ -78,13 +95,15 @@ class Rounds:
         calls = self._score.calls
         try:
             self._score_in_parts(usable, into, kind)
+        except RanksApartError:
+            raise
         except Exception as error:
-            if self._ranks.size == 1 or (self._together and self._score.calls > calls):
-                # Alone there is nobody to wait for; in the middle of a forward of all ranks nothing can be put right.
+            if self._ranks.size == 1:  # nobody is waiting
                 raise
             self._error = self._error or error
-        if self._ranks.size > 1 and self._score.calls == calls:
-            self._score([self._spares[bool(turn.kind)]])
+        # Where a forward needs nobody else, one for nothing but company is not made.
+        if self._together and self._ranks.size > 1 and self._score.calls == calls:
+            self._forward([self._spares[bool(turn.kind)]])
 
     def finish(self) -> bool:
         """Ends the evaluation on all ranks alike.
@@ -104,6 +123,10 @@ class Rounds:
         return bool(split)
 
     def _next(self, stream: Iterator[list[Encoded]]) -> list[Encoded]:
+        if self._error is None and not self._together and self._cancelled():
+            self._error = EvaluationError("the run is being ended")
+            if self._ranks.size == 1:
+                raise self._error
         if self._error is not None:
             return []
         try:
@@ -122,7 +145,7 @@ class Rounds:
             indices, encoded = zip(*part, strict=True)
             try:
                 with self._features.batch(kind, self._score.name, indices):
-                    scores = self._score(encoded)
+                    scores = self._forward(encoded)
             except torch.OutOfMemoryError as error:
                 if self._together:
                     raise
@@ -134,6 +157,19 @@ class Rounds:
                     continue
             else:
                 into.count(indices, encoded, scores)
+
+    def _forward(self, encoded: Sequence[EncodedSample]) -> CandidateScores:
+        calls = self._score.calls
+        try:
+            return self._score(encoded)
+        except Exception as error:
+            if self._together and self._ranks.size > 1 and self._score.calls > calls:
+                raise RanksApartError(
+                    f"A forward that all {self._ranks.size} ranks take part in failed on rank {self._ranks.rank}, and the others "
+                    f"wait for it: {type(error).__name__}: {error}. The run has to end; from a checkpoint, go on with a smaller "
+                    "batch_tokens if memory ran out."
+                ) from error
+            raise
 
     def _halve(self, items: int) -> None:
         if self._parts == 1:

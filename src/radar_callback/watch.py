@@ -57,6 +57,8 @@ class Watch:
         self._spent = self._spent_at_poll = 0.0
         self._cost: float | None = None
         self._passed = 0
+        self.asked = False
+        """Whether somebody has asked for the evaluation that is due: it is then made whatever it costs."""
         self.start(0)
 
     def start(self, step: int) -> None:
@@ -79,10 +81,10 @@ class Watch:
             step: Optimizer steps done.
         """
         reached = self._schedule.reached(self._last, step)
-        self._last = step
+        self._last, self.asked = step, False
         if step >= self._poll:
-            wanted, self._poll = self._broadcast(self._look(step))
-            return reached or wanted
+            self.asked, late, self._poll = self._broadcast(self._look(step))
+            return reached or late or self.asked
         return reached
 
     def share(self, step: int, last: bool = False) -> float:
@@ -105,27 +107,24 @@ class Watch:
             )  # fmt: skip
         return share
 
-    def cost(self, seconds: float, share: float) -> None:
-        """Notes what an evaluation took, for the next one.
+    def took(self, seconds: float, share: float) -> None:
+        """Notes how long training stood still for an evaluation, whatever came of it.
 
         Args:
             seconds: Of wall clock.
-            share: Of the items.
+            share: Of the items that were to be scored.
         """
+        self._spent += seconds
         self._cost = seconds / share
         self._evaluated = self._now()
 
-    def took(self, seconds: float) -> None:
-        """Notes time that training stood still for, whatever came of it."""
-        self._spent += seconds
-
-    def _look(self, step: int) -> tuple[bool, int]:
+    def _look(self, step: int) -> tuple[bool, bool, int]:
         now = self._now()
         training = (now - self._polled) - (self._spent - self._spent_at_poll)
         following = next_poll(step, step - self._polled_at, training)
         self._polled, self._polled_at, self._spent_at_poll = now, step, self._spent
         late = self._every_seconds is not None and now - self._evaluated >= self._every_seconds
-        return self._requested() or late, following
+        return self._requested(), late, following
 
     def _apart(self, step: int) -> float | None:
         """Seconds from one due evaluation to the next, as far as that is known."""

@@ -26,15 +26,15 @@ from radar_callback import RadarCallback
 from radar_callback.scoring.reference import ReferenceScorer
 from tests.helpers.training import PreTraining
 
-root, folder, stop_at, resume = sys.argv[1:5]
+root, folder, stop_at, resume, naps = sys.argv[1:6]
 torch.set_num_threads(1)
-callback = RadarCallback(folder, every_n_steps=2, scorer="reference")
+callback = RadarCallback(folder, every_n_steps=2, scorer="reference", batch_tokens=60)
 right, module = ReferenceScorer.predict, None
 
 def predict(self, samples):
     if module.global_step == int(stop_at):
         print("evaluating", flush=True)
-        time.sleep(60)
+        time.sleep(float(naps))
     return right(self, samples)
 
 ReferenceScorer.predict = predict
@@ -50,8 +50,19 @@ print("done", module.global_step, flush=True)
 """
 
 
-def start(tmp_path, stop_at=-1, resume=""):
-    arguments = [sys.executable, "-W", "ignore", "-c", RUN, tmp_path / "run", tmp_path / "bench", str(stop_at), resume]
+def start(tmp_path, stop_at=-1, resume="", naps=60):
+    arguments = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        RUN,
+        tmp_path / "run",
+        tmp_path / "bench",
+        str(stop_at),
+        resume,
+        naps,
+    ]
     top = Path(__file__).parents[2]
     path = os.pathsep.join([str(top), str(top / "src"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
@@ -102,15 +113,17 @@ def test_kill_9_in_an_evaluation_and_a_resume(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="needs signals")
 def test_sigterm_in_an_evaluation_ends_the_run_and_leaves_whole_lines(tmp_path):
-    tiny.benchmark(tmp_path / "bench", n=6)
-    process = start(tmp_path, stop_at=4)
+    """The batch at hand is finished, the other ones are not begun: a scheduler that asks to end kills before long."""
+    tiny.benchmark(tmp_path / "bench", n=40)
+    process = start(tmp_path, stop_at=4, naps=1)
     wait_for(process, "evaluating")
-    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
-    if process.poll() is None:
-        process.kill()
+    begun = time.monotonic()
     process.wait(30)
+    assert time.monotonic() - begun < 20, "forty batches of a second each would have taken longer"
+    rest = process.stdout.read()
+    assert "done" not in rest and rest.count("evaluating") <= 3
+    assert "the run is being ended" in process.stderr.read()
     assert [record["step"] for record in history(tmp_path)] == [0, 2]
 
 

@@ -13,7 +13,8 @@ import pytest
 from radar_callback import Benchmark
 from radar_callback.benchmark import reader, remote
 from radar_callback.benchmark.remote import fetch
-from radar_callback.errors import BenchmarkError
+from radar_callback.errors import BenchmarkError, ItemError
+from tests.helpers import tiny
 from tests.integrations.test_faults import N, alone, assert_untouched, build, fit  # noqa: F401
 
 FIRST = "shard-000.tar"
@@ -109,9 +110,29 @@ def test_a_server_that_is_busy_for_a_moment_costs_nothing(site, tmp_path, alone)
     assert [record["failed"] for record in callback.records] == [0, 0, 0]
 
 
+def test_shards_that_take_long_to_fail_are_not_asked_for_again_for_long(tmp_path, monkeypatch):
+    """Of a server that falls silent each shard takes a minute; asked again after a minute, an evaluation would never end."""
+    folder = tiny.benchmark(tmp_path / "shards", n=12)
+    benchmark = Benchmark(folder)
+    now, asked = [0.0], []
+
+    def silent(place, cache, expected):
+        asked.append(expected.file)
+        now[0] += 62.5
+        raise BenchmarkError("silence")
+
+    monkeypatch.setattr(reader, "fetch", silent)
+    monkeypatch.setattr(reader.time, "monotonic", lambda: now[0])
+    for index in range(len(benchmark)):
+        with pytest.raises(ItemError):
+            benchmark.read(index)
+    assert len(asked) == len(set(asked)) == len({item.shard for item in benchmark.items}) > 1
+
+
 def test_what_comes_back_is_scored_again(site, tmp_path, monkeypatch):
     url, _, faults, _ = site
     monkeypatch.setattr(reader, "RETRY_AFTER", 0.2)
+    monkeypatch.setattr(reader, "RETRY_SHARE", 0)
     faults[FIRST] = 500
     benchmark = Benchmark(url, cache_dir=tmp_path / "cache")
     first = [item.index for item in benchmark.items if item.shard == FIRST]

@@ -1,7 +1,9 @@
-"""A run that Lightning shards (FSDP2, two processes): training is bit for bit what it is without the callback, and is scored."""
+"""Runs that Lightning spreads over two processes: training is bit for bit what it is without the callback, and is scored."""
 
 import os
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -9,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
-from radar_callback import RadarCallback
+from radar_callback import RadarCallback, RadarEvaluator
 from tests.helpers import tiny
 from tests.helpers.training import Captions
 
@@ -17,10 +19,15 @@ WORLD = 2
 
 
 class Sharded(LightningModule):
-    """As people write it: the model is made whole, then each layer and the root are sharded."""
+    """As people write it: the model is made whole, then each layer and the root are sharded.
 
-    def __init__(self):
+    Args:
+        what: `layers`: each, and the model around them. `tensors`: the layers' matrices are split between the ranks.
+    """
+
+    def __init__(self, what):
         super().__init__()
+        self.what = what
         self.model = tiny.llava(dropout=0.1, scale=1.0)
         self.processor = tiny.llava_processor()
         self.losses: list[float] = []
@@ -30,10 +37,20 @@ class Sharded(LightningModule):
 
         if isinstance(self.model, FSDPModule):
             return
+        if self.what == "tensors":
+            self._split(self.device_mesh["tensor_parallel"])
+            return
         mesh = self.device_mesh["data_parallel"]
         for layer in self.model.get_decoder().layers:
             fully_shard(layer, mesh=mesh)
         fully_shard(self.model, mesh=mesh)
+
+    def _split(self, mesh):
+        from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+        plan = {"gate_proj": ColwiseParallel(), "up_proj": ColwiseParallel(), "down_proj": RowwiseParallel()}
+        for layer in self.model.get_decoder().layers:
+            parallelize_module(layer.mlp, mesh, plan)
 
     def training_step(self, batch, index):
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -48,7 +65,7 @@ class Sharded(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-def _rank(rank, port, folder, root, watched):
+def _rank(rank, port, folder, root, watched, sharded):
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD), GROUP_RANK="0",
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
@@ -56,31 +73,47 @@ def _rank(rank, port, folder, root, watched):
     torch.set_num_threads(1)
     seed_everything(2, verbose=False)
     callback = RadarCallback(folder, every_n_steps=2) if watched else None
-    module = Sharded()
-    Trainer(
+    module = Sharded(sharded)
+    apart = (1, WORLD) if sharded == "tensors" else (WORLD, 1)
+    trainer = Trainer(
         max_steps=4, callbacks=[callback] if callback else [], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=root, accelerator="cpu", devices=WORLD,
-        strategy=ModelParallelStrategy(data_parallel_size=WORLD, tensor_parallel_size=1, process_group_backend="gloo"),
-    ).fit(module)  # fmt: skip
-    weights = {name: value.to_local().clone() for name, value in module.model.state_dict().items()}
+        strategy=ModelParallelStrategy(*apart, process_group_backend="gloo"),
+    )  # fmt: skip
+    trainer.fit(module)
+    state = {
+        "losses": module.losses,
+        "weights": {name: _local(value) for name, value in module.model.state_dict().items()},
+        "optimizer": [_local(v) for s in trainer.optimizers[0].state.values() for v in s.values()],
+        "flags": [m.training for m in module.modules()],
+        "streams": (random.random(), np.random.rand(), torch.rand(3).tolist()),
+    }
     records = callback.records if callback else []
-    torch.save((module.losses, weights, records, callback.errors if callback else 0), f"{root}/{rank}.pt")
+    torch.save((state, records, callback.errors if callback else 0), f"{root}/{rank}.pt")
 
 
-@pytest.mark.parametrize("scorer", ["auto"])
-def test_a_sharded_run_is_scored_and_left_alone(scorer, tmp_path, free_port):
+def _local(value):
+    return (value.to_local() if hasattr(value, "to_local") else value).detach().clone()
+
+
+@pytest.mark.parametrize("sharded", ["layers", "tensors"])
+def test_a_sharded_run_is_scored_and_left_alone(sharded, tmp_path, free_port):
     folder = tiny.benchmark(tmp_path / "bench", n=9)
     found = {}
     for watched in (False, True):
         root = tmp_path / str(watched)
         root.mkdir()
-        arguments = (free_port, str(folder), str(root), watched)
+        arguments = (free_port, str(folder), str(root), watched, sharded)
         mp.start_processes(_rank, args=arguments, nprocs=WORLD, start_method="fork")
         found[watched] = [torch.load(root / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
-    for alone, seen in zip(found[False], found[True], strict=True):
-        assert alone[0] == seen[0] and len(alone[0]) == 4
-        assert all(torch.equal(value, seen[1][name]) for name, value in alone[1].items())
-        assert seen[3] == 0
-        assert [record["step"] for record in seen[2]] == [0, 2, 4]
-        assert all(record["coverage"] == 1 and record["scorer"] == "packed" for record in seen[2])
-    assert found[True][0][2][0]["abilities"] == found[True][1][2][0]["abilities"]
+    single = RadarEvaluator(tiny.llava(dropout=0.1, scale=1.0), tiny.llava_processor(), folder).evaluate()
+    for (alone, _, _), (seen, records, errors) in zip(found[False], found[True], strict=True):
+        assert alone["losses"] == seen["losses"] and len(alone["losses"]) == 4
+        torch.testing.assert_close(seen, alone, rtol=0, atol=0)
+        assert errors == 0
+        assert [record["step"] for record in records] == [0, 2, 4]
+        assert all(record["coverage"] == 1 and record["scorer"] == "packed" for record in records)
+        for name, row in records[0]["abilities"].items():
+            assert row["count"] == single.abilities[name]["count"]
+            assert row["sds"] == pytest.approx(single.abilities[name]["sds"], abs=1e-5)
+    assert found[True][0][1][0]["abilities"] == found[True][1][1][0]["abilities"]

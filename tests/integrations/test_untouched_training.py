@@ -74,19 +74,23 @@ def test_a_run_whose_evaluations_fail_half_way_is_the_run_without_them(folder, t
             super().on_fit_start(trainer, pl_module)
             whole, calls = self._evaluator.evaluate, []
 
-            def breaks(step, progress):
+            def breaks(step, **settings):
                 def stop(done, total):
                     torch.rand(1), random.random()
-                    raise RuntimeError("half way")
+                    reached.append((done, total))
+                    if done == 2:
+                        raise RuntimeError("half way")
 
                 calls.append(step)
-                return whole(step, progress=stop)
+                return whole(step, **{**settings, "progress": stop})
 
             self._evaluator.evaluate = breaks
 
-    callback = Breaking(folder, every_n_steps=2)
+    reached = []
+    callback = Breaking(folder, every_n_steps=2, batch_tokens=100)
     assert_identical(train(tmp_path, []), train(tmp_path, [callback]))
     assert callback.errors == 6 and callback.records == []
+    assert [done for done, _ in reached] == 6 * [1, 2] and all(total > 2 for _, total in reached), "half way, each time"
 
 
 @pytest.mark.parametrize("part", ["random streams", "train flags"])

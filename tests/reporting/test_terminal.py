@@ -62,8 +62,29 @@ def test_a_single_evaluation_needs_no_history_and_shows_no_change():
     result = evaluation(0, {"all": ["colour"]}, failures={"bad_image": 2})
     text = printed(result)
     assert text == printed(result.to_record(), [result.to_record()])
-    assert len(cells(text, "colour")) == 6 and "not scored: 2 bad_image" in text
+    assert len(cells(text, "colour")) == 5 and "since start" not in text and "not scored: 2 bad_image" in text
     assert not re.search(r"^all", text, re.MULTILINE), "one group is no section"
+
+
+def test_names_are_cut_and_numbers_are_not_where_there_is_little_room():
+    long = {"perception": ["general_visual_question_answering_of_everyday_scenes", "colour"], "reasoning": ["maths"]}
+    records = [evaluation(step, long).to_record() for step in (0, 100)]
+    text = printed(records[-1], records)
+    assert max(map(len, text.splitlines())) <= 80
+    (line,) = [line for line in text.splitlines() if "general_visual" in line]
+    assert len([cell for cell in line.split() if re.fullmatch(r"[+-]?\d\.\d\d", cell)]) == 5 and "…" in line
+
+
+def test_a_change_is_one_of_the_same_items():
+    tree = {"perception": ["colour"]}
+    values = {0: (0.4, 1.0), 100: (0.9, 0.125), 200: (0.5, 1.0)}
+    records = []
+    for step, (sds, share) in values.items():
+        records.append({**evaluation(step, tree, sds=lambda *_, value=sds: value).to_record(), "share": share})
+    assert cells(printed(records[-1], records), "colour")[3] == "+0.10"
+    thinned = printed(records[1], records)
+    assert len(cells(thinned, "colour")) == 6, "there is nothing to compare with yet"
+    assert "a 0.125 share of all" in thinned
 
 
 def test_later_points_and_other_benchmarks_are_left_out():

@@ -98,6 +98,7 @@ def entry_of(sample: Sample, span: Span, crc32: int, where: str) -> ItemEntry:
         question=len(sample.question),
         candidates=tuple(len(text) for text in sample.candidates),
         image_crc32=tuple(map(zlib.crc32, sample.images)),
+        round=name if isinstance(name := sample.meta.get("round"), str) else None,
     )
 
 

@@ -48,6 +48,8 @@ class ItemEntry(_Model):
         question: Length of the question in characters.
         candidates: Length of each candidate in characters, the correct one first.
         image_crc32: Checksum of each image's file, which tells items that share one; empty if not known.
+        round: Items of one name belong together, and are taken together where not all items are: those whose answers only
+            all of them balance, as radar-mini's do. From the sample's `meta`.
     """
 
     key: Annotated[str, Field(min_length=1)]
@@ -60,6 +62,7 @@ class ItemEntry(_Model):
     question: Count
     candidates: Annotated[tuple[Positive, ...], Field(min_length=2)]
     image_crc32: tuple[Count, ...] = ()
+    round: str | None = None
 
 
 class ShardEntry(_Model):
@@ -117,6 +120,7 @@ class Item:
         question_chars: Length of the question in characters.
         candidate_chars: Length of each candidate in characters, the correct one first.
         image_crc32: Checksum of each image's file, or empty if the manifest does not tell.
+        round: Which items it belongs together with, if any.
     """
 
     index: int
@@ -131,6 +135,7 @@ class Item:
     question_chars: int
     candidate_chars: tuple[int, ...]
     image_crc32: tuple[int, ...] = ()
+    round: str | None = None
 
     @property
     def n_images(self) -> int:
@@ -155,6 +160,7 @@ def items_of(manifest: Manifest) -> tuple[Item, ...]:
             question_chars=entry.question,
             candidate_chars=entry.candidates,
             image_crc32=entry.image_crc32,
+            round=entry.round,
         )
         for index, (shard, entry) in enumerate(entries)
     )

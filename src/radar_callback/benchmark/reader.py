@@ -160,7 +160,8 @@ class Benchmark:
     def _queues(self) -> list[list[Item]]:
         """Each ability's items in the order in which they are taken when not all are."""
         cells: dict[tuple[str, str | None], list[Item]] = defaultdict(list)
-        for item in sorted(self.items, key=lambda item: (_lot(item.key), item.key)):
+        # Rounds are drawn whole: their answers are balanced only together.
+        for item in sorted(self.items, key=lambda item: (_lot(item.round or item.key), item.key)):
             cells[item.ability, item.category].append(item)
         queues: dict[str, list[tuple[int, bytes, Item]]] = defaultdict(list)
         for (ability, category), members in cells.items():
@@ -193,6 +194,9 @@ def _prune(manifest: Manifest) -> Taxonomy:
 
 RETRY_AFTER = 60.0
 """Seconds for which a shard that could not be fetched is not asked for again: each of its items would wait for it anew."""
+
+RETRY_SHARE = 20
+"""Times what asking took, if that is longer: of a server that falls silent every shard takes its time to say nothing."""
 
 
 class _Shards:
@@ -240,13 +244,15 @@ class _Shards:
     def _descriptor(self, file: str) -> int:
         name = os.getpid(), file
         if name not in self._open:
-            since, problem = self._refused.get(file, (-RETRY_AFTER, ""))
-            if time.monotonic() - since < RETRY_AFTER:
+            until, problem = self._refused.get(file, (0.0, ""))
+            begun = time.monotonic()
+            if begun < until:
                 raise ItemError(Reason.UNREADABLE, problem)
             try:
                 path = fetch(self._places[file], self._cache, self._expected[file])
             except BenchmarkError as error:
-                self._refused[file] = time.monotonic(), str(error)
+                now = time.monotonic()
+                self._refused[file] = now + max(RETRY_AFTER, RETRY_SHARE * (now - begun)), str(error)
                 raise ItemError(Reason.UNREADABLE, str(error)) from error
             self._open[name] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         return self._open[name]

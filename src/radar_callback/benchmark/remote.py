@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ PAUSES = (0.5, 2.0)
 """Seconds to wait before trying again."""
 
 PATIENCE = 600.0
-"""Seconds to wait for another process that fetches the same shard."""
+"""Seconds that one shard may take, over HTTP, and that another process that fetches it is waited for."""
 
 
 def is_remote(place: str) -> bool:
@@ -66,7 +67,7 @@ def _remote(place: str) -> tuple[Any, str]:
         import aiohttp
 
         options["client_kwargs"] = {
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+            "timeout": aiohttp.ClientTimeout(total=PATIENCE, sock_connect=SILENCE, sock_read=SILENCE)
         }
     return url_to_fs(place, **options)
 
@@ -146,11 +147,16 @@ def _is_final(error: Exception) -> bool:
 def _make_room(cache: Path, needed: int) -> None:
     """Deletes what was not used for the longest time. What a process has open stays readable for it."""
     bound = cache_bytes()
-    kept = sorted(cache.glob("*.tar"), key=lambda file: file.stat().st_mtime)
-    size = sum(file.stat().st_size for file in kept)
-    while kept and size + needed > bound:
-        oldest = kept.pop(0)
-        size -= oldest.stat().st_size
+    kept = []
+    for file in cache.glob("*.tar"):
+        with suppress(FileNotFoundError):  # another process makes room too
+            seen = file.stat()
+            kept.append((seen.st_mtime, seen.st_size, file))
+    size = sum(bytes_ for _, bytes_, _ in kept)
+    for _, bytes_, oldest in sorted(kept):
+        if size + needed <= bound:
+            break
+        size -= bytes_
         oldest.unlink(missing_ok=True)
         oldest.with_suffix(".lock").unlink(missing_ok=True)
 

@@ -140,17 +140,20 @@ def _shard_damages(path: Path, shard: ShardEntry, homes: dict[str, str]) -> Iter
 
 def _item_damages(descriptor: int, entry: ItemEntry, present: dict[str, Span]) -> Iterator[str]:
     span = present.get(entry.key)
+    inside = entry.offset + entry.size <= os.fstat(descriptor).st_size
+    whole = inside and zlib.crc32(os.pread(descriptor, entry.size, entry.offset)) == entry.crc32
     if span is None:
-        yield "the manifest lists it, but it is not in the shard"
+        # A header that cannot be read hides all members behind it, which can be read where the manifest says they are.
+        if not whole:
+            yield "the manifest lists it, but it is not in the shard"
     elif (span.offset, span.size) != (entry.offset, entry.size):
         yield (
             f"lies at byte {span.offset} with {span.size} bytes where the manifest says byte {entry.offset} with "
             f"{entry.size} bytes"
         )
-    if entry.offset + entry.size <= os.fstat(descriptor).st_size:
-        if zlib.crc32(os.pread(descriptor, entry.size, entry.offset)) != entry.crc32:
-            yield "its bytes are not those that were written: crc32 differs"
-    else:
+    if inside and not whole:
+        yield "its bytes are not those that were written: crc32 differs"
+    if not inside:
         yield f"the shard ends before byte {entry.offset + entry.size}, where the manifest says the item ends"
     if span is None:
         return
@@ -186,6 +189,7 @@ _MEANING = {
     "images": "list of image sizes",
     "question": "question's length",
     "candidates": "list of candidate lengths",
+    "round": "round",
 }
 
 

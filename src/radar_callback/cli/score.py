@@ -59,9 +59,14 @@ def score(
     from radar_callback.reporting.progress import progress_bar
     from radar_callback.reporting.terminal import print_result
     from radar_callback.scoring.processor import load_processor
+    from radar_callback.scoring.prompt import prompt_builder
 
     if not json_out.absolute().parent.is_dir():
         raise ConfigError(f"Expected --json in a folder that exists, but {json_out.absolute().parent} does not.")
+    if json_out.is_dir():
+        raise ConfigError(f"Expected --json to name a file, but {json_out} is a folder.")
+    if prompt != "chat":  # what is wrong with a style should be said before a model is loaded
+        prompt_builder(prompt, None, "<image>")
     opened = Benchmark(benchmark)
     loaded = _load_model(model, device, dtype)
     evaluator = RadarEvaluator(
@@ -76,7 +81,7 @@ def score(
     with progress_bar("scoring") as show:
         result = evaluator.evaluate(per_sample=per_sample, progress=show)
     write_atomically(json_out, json.dumps(_document(model, result, per_sample), ensure_ascii=False, indent=1) + "\n")
-    print_result(result)
+    print_result(result, title=f"{opened.name}, scored by {Path(model).name}")
     typer.echo(f"Written: {json_out}")
 
 

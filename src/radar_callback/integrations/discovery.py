@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from radar_callback.errors import ConfigError
+from radar_callback.ranks import Replica
 from radar_callback.scoring.processor import load_processor
 
 
@@ -99,3 +100,16 @@ def log_folder(trainer: Trainer) -> Path:
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
             folder = str(Path(logger.save_dir, str(logger.name), version))
     return Path(trainer.strategy.broadcast(folder))
+
+
+def replica_of(strategy: Any) -> Replica | None:
+    """Of which replica of the model this rank is a part, where Lightning spreads one over several ranks.
+
+    Args:
+        strategy: The Trainer's.
+    """
+    mesh = getattr(strategy, "_device_mesh", None)
+    if mesh is None or not {"data_parallel", "tensor_parallel"} <= set(mesh.mesh_dim_names or ()):
+        return None
+    data, tensor = mesh["data_parallel"], mesh["tensor_parallel"]
+    return Replica(data.get_local_rank(), data.size(), speaks=tensor.get_local_rank() == 0)

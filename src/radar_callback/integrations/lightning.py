@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -19,10 +19,11 @@ from radar_callback.benchmark.reader import Benchmark
 from radar_callback.budget import Budget
 from radar_callback.chronicle import Chronicle, history_path
 from radar_callback.diagnosis import Finding, Kind
-from radar_callback.errors import ConfigError
+from radar_callback.errors import ConfigError, RanksApartError
 from radar_callback.evaluator import RadarEvaluator
 from radar_callback.history import usable_records
-from radar_callback.integrations.discovery import find_model, find_processor, log_folder
+from radar_callback.integrations.discovery import find_model, find_processor, log_folder, replica_of
+from radar_callback.integrations.rooted import through_root
 from radar_callback.reporting.alerts import send
 from radar_callback.reporting.loggers import log_items, log_result
 from radar_callback.reporting.progress import progress_bar
@@ -31,6 +32,7 @@ from radar_callback.result import RadarResult, labelled
 from radar_callback.schedule import Schedule, automatic_interval
 from radar_callback.scoring.choose import ScorerName
 from radar_callback.scoring.prompt import PromptStyle
+from radar_callback.scoring.source import spare_cores
 from radar_callback.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class RadarCallback(Callback):
     Logged to every logger at `trainer.global_step` and put into `trainer.callback_metrics` (so `EarlyStopping` and
     `ModelCheckpoint` can monitor them): `radar/sds/<ability>`, `radar/sds_logprob/<ability>`, `radar/accuracy/<ability>`,
     `radar/sds/<group>`, `radar/sds/overall`, `radar/asymmetry`, `radar/coverage`, `radar/seconds`, `radar/overhead`, and
-    `radar/image_gain`, `radar/fluency`, and
+    `radar/image_gain`, `radar/fluency`, `radar/share` (of the items: below 1 where `max_overhead` thins), and
     `radar/errors` once an evaluation failed. W&B and TensorBoard also get a radar chart and curves, W&B a table. Each
     evaluation is a line of `radar_history.jsonl` in the run's log folder, on disk before training goes on.
 
@@ -79,6 +81,8 @@ class RadarCallback(Callback):
             pass. Twenty seconds in all are always granted.
         batch_tokens: Bound on the tokens of a batch; found if left out.
         workers: Processes that prepare items ahead of the model; found if left out.
+        cache_bytes: Bound on the memory that prepared items take between evaluations, a rank.
+        feature_bytes: The same for what a frozen vision tower said.
         on_finding: Called on rank zero with each :class:`radar_callback.diagnosis.Finding`: alarms when something broke, notes
             on how abilities develop. Alarms also go to the log and to W&B's alerts.
         stop_on: Alarms that end training: any of `"regression"`, `"collapse"`, `"blind"`, `"part_stopped"`. None by default.
@@ -114,6 +118,8 @@ class RadarCallback(Callback):
         max_overhead: float | None = 0.05,
         batch_tokens: int | None = None,
         workers: int | None = None,
+        cache_bytes: int = 2**30,
+        feature_bytes: int = 2**30,
         on_finding: Callable[[Finding], None] | None = None,
         stop_on: Collection[Kind | str] = (),
         on_error: Literal["log", "raise"] = "log",
@@ -146,6 +152,8 @@ class RadarCallback(Callback):
         self._blind_share = blind_share
         self._batch_tokens = batch_tokens
         self._workers = workers
+        self._cache_bytes = cache_bytes
+        self._feature_bytes = feature_bytes
         self._progress = progress
         self._evaluator: RadarEvaluator | None = None
         self._chronicle: Chronicle | None = None
@@ -202,7 +210,10 @@ class RadarCallback(Callback):
             items_per_ability=1 if trainer.fast_dev_run else self._items_per_ability,  # type: ignore[attr-defined]
             blind_share=self._blind_share,
             batch_tokens=self._batch_tokens,
-            workers=self._workers,
+            # Lightning's launcher does not say in the environment how many ranks share this machine's cores.
+            workers=spare_cores(trainer.num_devices) if self._workers is None else self._workers,
+            cache_bytes=self._cache_bytes,
+            feature_bytes=self._feature_bytes,
             forward_context=trainer.precision_plugin.forward_context,
         )
 
@@ -217,11 +228,15 @@ class RadarCallback(Callback):
             schedule or Schedule(),
             self._budget,
             every_seconds=self._every_seconds,
-            requested=self._take_request,
+            # A file is taken away by whoever looks first, so only the first rank looks.
+            requested=lambda: trainer.is_global_zero and self._take_request(),
             broadcast=trainer.strategy.broadcast,
         )
         self._watch.start(trainer.global_step)
-        assert self._evaluator is not None
+        assert self._evaluator is not None and trainer.strategy.model is not None
+        # Only now has the strategy sharded what it shards.
+        self._evaluator.model = through_root(self._evaluator.model, trainer.strategy.model)
+        self._evaluator.replica = replica_of(trainer.strategy)
         self._evaluator.look_at_weights()
         if self.at_start:
             self._evaluate(trainer)
@@ -273,12 +288,12 @@ class RadarCallback(Callback):
         return True
 
     def _evaluate(self, trainer: Trainer, last: bool = False) -> None:
-        asked, self._requested = self._requested, False
+        assert self._evaluator is not None and self._watch is not None
+        asked, self._requested = self._requested or self._watch.asked, False
         step = trainer.global_step
         scored = any(record["step"] == step and record["benchmark"] == self.benchmark.name for record in self._records)
         if scored or step == self._last_attempt:
             return
-        assert self._evaluator is not None and self._watch is not None
         share = 1.0 if asked else self._watch.share(step, last)
         if share == 0:
             return
@@ -288,11 +303,13 @@ class RadarCallback(Callback):
         bar = progress_bar("radar") if visible else nullcontext()
         try:
             with self._guarded(f"evaluating at step {step}"), bar as progress:
-                result = self._evaluator.evaluate(step, share=share, progress=progress)
-                self._watch.cost(result.seconds, share)
+                result = self._evaluator.evaluate(
+                    step, share=share, progress=progress, cancelled=lambda: trainer.received_sigterm
+                )
                 self._publish(trainer, result, self._watch.overhead(also=time.monotonic() - begun))
         finally:
-            self._watch.took(time.monotonic() - begun)
+            # One that failed has taken its time too.
+            self._watch.took(time.monotonic() - begun, share)
         if self.errors:
             self._log_errors(trainer)
 
@@ -301,20 +318,29 @@ class RadarCallback(Callback):
         metrics = {labelled(key, self._label): value for key, value in result.metrics(overhead).items()}
         for key, value in metrics.items():
             trainer.callback_metrics[key] = torch.tensor(value)
+        findings: list[Finding] = []
+        try:
+            findings = self._tell(trainer, result, metrics)
+        finally:
+            # Whatever has happened on the first rank, the others wait for its answer.
+            broken = any(one.kind in self._stop_on for one in findings)
+            stop: bool = trainer.strategy.broadcast(broken) if self._stop_on else False
+            if stop:
+                log.warning("Ending training at step %d, as stop_on asks for.", result.step)
+                trainer.should_stop = True
+
+    def _tell(self, trainer: Trainer, result: RadarResult, metrics: Mapping[str, float]) -> list[Finding]:
+        """Writes an evaluation down and tells everybody, on the first rank; returns what was found there."""
         entry = self._chronicle.add(result) if self._chronicle is not None else None
         self._records.append(result.to_record() if entry is None else entry.record)
         if trainer.is_global_zero:
             log_result(trainer.loggers, result, metrics, self._records, self._logging_failures, self._label)
             rank_zero_info(summary_line(result))
-        if entry is not None:
-            log_items(trainer.loggers, entry.items, result.step, self._logging_failures, self._label)
-            send(entry.findings, trainer.loggers, self._on_finding)
-        if self._stop_on:
-            found = entry is not None and any(finding.kind in self._stop_on for finding in entry.findings)
-            stop: bool = trainer.strategy.broadcast(found)
-            if stop:
-                log.warning("Ending training at step %d, as stop_on asks for.", result.step)
-                trainer.should_stop = True
+        if entry is None:
+            return []
+        log_items(trainer.loggers, entry.items, result.step, self._logging_failures, self._label)
+        send(entry.findings, trainer.loggers, self._on_finding)
+        return entry.findings
 
     def _log_errors(self, trainer: Trainer) -> None:
         key = labelled("radar/errors", self._label)
@@ -328,6 +354,8 @@ class RadarCallback(Callback):
         """Keeps an error from ending training, unless the user wants it to."""
         try:
             yield
+        except RanksApartError:
+            raise
         except Exception as error:
             self.errors += 1
             if self.on_error == "raise":

@@ -33,11 +33,16 @@ def send(
         if finding.is_alarm:
             title = f"radar: {finding.kind.replace('_', ' ')} of {finding.subject}"
             for logger in loggers:
-                alert = getattr(getattr(logger, "experiment", None), "alert", None)
-                if callable(alert):
-                    tell.append(lambda to=alert, name=title, one=finding: to(title=name, text=one.message))  # type: ignore[misc]
+                tell.append(lambda to=logger, name=title, one=finding: _alert(to, name, one.message))  # type: ignore[misc]
         for one in tell:
             try:
                 one()
             except Exception:
                 log.exception("Could not pass on a finding; training goes on.")
+
+
+def _alert(logger: Any, title: str, text: str) -> None:
+    # A property of somebody else's, which may connect to a server: as likely to fail as the call.
+    alert = getattr(getattr(logger, "experiment", None), "alert", None)
+    if callable(alert):
+        alert(title=title, text=text)

@@ -30,6 +30,21 @@ def of_benchmark(records: Sequence[Record], benchmark: str | None = None) -> lis
     return sorted((r for r in records if r["benchmark"] == benchmark), key=lambda record: record["step"])
 
 
+def of_same_items(records: Sequence[Record], last: Record) -> list[Record]:
+    """The points before one that scored the same items: where a budget thins evaluations, not all do.
+
+    Args:
+        records: A history.
+        last: One of its points, or the one that comes next.
+    """
+    share = last.get("share", 1.0)
+    return [
+        record
+        for record in of_benchmark(records, last["benchmark"])
+        if record["step"] < last["step"] and record.get("share", 1.0) == share
+    ]
+
+
 def curves(records: Sequence[Record], benchmark: str | None = None) -> dict[str, Curve]:
     """A curve for each ability.
 

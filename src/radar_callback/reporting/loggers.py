@@ -120,14 +120,14 @@ def _picture_for(logger: Any) -> Callable[[Image], Any]:
 
 def table_rows(result: RadarResult, records: Sequence[Record]) -> list[list[Any]]:
     """The rows of `radar/table`, one an ability, under `TABLE_COLUMNS`; None where there is no value."""
-    from radar_callback.reporting.curves import curves
+    from radar_callback.reporting.curves import curves, of_same_items
 
-    lines = curves(records, result.benchmark)
+    now = {"step": result.step, "benchmark": result.benchmark, "share": result.share}
+    lines = curves(of_same_items(records, now))
     rows = []
     for name, row in result.abilities.items():
         line = lines.get(name)
-        earlier = [] if line is None else zip(line.steps, line.sds, strict=True)
-        before = [sds for step, sds in earlier if step < result.step and not math.isnan(sds)]
+        before = [] if line is None else [sds for sds in line.sds if not math.isnan(sds)]
         change = row["sds"] - before[-1] if before else math.nan
         cells = {**row, "ability": name, "change": change, "step": result.step}
         rows.append([_cell(cells[column]) for column in TABLE_COLUMNS])
@@ -185,7 +185,10 @@ def _add_image(logger: Any, key: str, image: Image, step: int) -> None:
 
 
 def _can(target: Any, *names: str) -> bool:
-    return all(callable(getattr(target, name, None)) for name in names)
+    try:
+        return all(callable(getattr(target, name, None)) for name in names)
+    except Exception:  # a property of somebody else's
+        return False
 
 
 def _experiment_of(logger: Any) -> Any:

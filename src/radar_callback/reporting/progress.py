@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tqdm.auto import tqdm
 
@@ -21,7 +21,8 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     with tqdm(desc=label, unit="batch", leave=False, dynamic_ncols=True, disable=None) as bar:
 
         def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            with suppress(Exception):  # a terminal that is gone ends no evaluation, for which other ranks wait
+                bar.total = total
+                bar.update(done - bar.n)
 
         yield show

@@ -10,13 +10,26 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from radar_callback.reporting.curves import Curve, curves, group_curves, members, number, of_benchmark, overall_curve
+from radar_callback.reporting.curves import (
+    Curve,
+    curves,
+    group_curves,
+    members,
+    number,
+    of_benchmark,
+    of_same_items,
+    overall_curve,
+)
 from radar_callback.result import RadarResult
 
 Record = Mapping[str, Any]
 
 _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 _SPARK_WIDTH = 12
+_NUMBERS_WIDTH = 37
+"""Of the columns of numbers, with the space before each; items up to 999,999."""
+_HISTORY_WIDTH = _SPARK_WIDTH + 10
+"""Of the small curve and the change."""
 
 
 def summary_line(result: RadarResult) -> str:
@@ -48,31 +61,44 @@ def summary_line(result: RadarResult) -> str:
     return f"radar @ step {result.step}: " + " · ".join(parts)
 
 
-def print_result(result: RadarResult | Record, records: Sequence[Record] = (), console: Console | None = None) -> None:
+def print_result(
+    result: RadarResult | Record, records: Sequence[Record] = (), console: Console | None = None, title: str = ""
+) -> None:
     """Prints an evaluation as a table, with what came before it as a small curve.
 
     Args:
         result: The evaluation, or its record from a history.
         records: The history it belongs to, if there is one.
         console: Where to; standard output by default, also where that is a file or a pipe.
+        title: Above the table; the benchmark and the step if left out.
     """
     console = console or Console()
-    console.print(result_table(result, records, ascii_only=console.options.ascii_only))
+    console.print(
+        result_table(result, records, ascii_only=console.options.ascii_only, title=title, width=console.width)
+    )
 
 
-def result_table(result: RadarResult | Record, records: Sequence[Record] = (), ascii_only: bool = False) -> Table:
+def result_table(
+    result: RadarResult | Record,
+    records: Sequence[Record] = (),
+    ascii_only: bool = False,
+    title: str = "",
+    width: int = 80,
+) -> Table:
     """The table of `print_result`: a section a group, its mean first; it fits into 80 columns.
 
     Args:
         result: The evaluation, or its record from a history.
         records: The history it belongs to, if there is one; later points are left out.
         ascii_only: For terminals that know nothing else.
+        title: Above the table; the benchmark and the step if left out.
+        width: Columns of the terminal.
     """
     last = result.to_record() if isinstance(result, RadarResult) else result
     before = [record for record in of_benchmark(records, last["benchmark"]) if record["step"] < last["step"]]
     chosen = [*before, last]
     table = Table(
-        title=f"{last['benchmark']} at step {last['step']:,}",
+        title=title or f"{last['benchmark']} at step {last['step']:,}",
         caption=_caption(last),
         title_justify="left",
         caption_justify="left",
@@ -80,23 +106,36 @@ def result_table(result: RadarResult | Record, records: Sequence[Record] = (), a
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
-    table.add_column("ability", no_wrap=True, overflow="ellipsis", min_width=12)
-    table.add_column("SDS", justify="right", no_wrap=True)
-    table.add_column("+-se" if ascii_only else "±se", justify="right", no_wrap=True)
-    table.add_column("since start", no_wrap=True, min_width=_SPARK_WIDTH)
-    for name in ("change", "chance", "acc.", "items"):
-        table.add_column(name, justify="right", no_wrap=True)
+    # Only names may be cut where there is little room: numbers keep their width.
+    rest = _NUMBERS_WIDTH + (_HISTORY_WIDTH if before else 0)
+    table.add_column("ability", no_wrap=True, overflow="ellipsis", min_width=12, max_width=max(12, width - rest))
+    table.add_column("SDS", justify="right", no_wrap=True, min_width=4)
+    table.add_column("+-se" if ascii_only else "±se", justify="right", no_wrap=True, min_width=4)
+    if before:
+        table.add_column("since start", no_wrap=True, min_width=_SPARK_WIDTH)
+    for name in (*(["change"] if before else []), "chance", "acc.", "items"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
 
-    lines, means = curves(chosen), group_curves(chosen)
+    # A change is one of the same items; the small curve shows every point.
+    same = of_same_items(records, last)
     tree = members(chosen)
+    lines, earlier = ({**curves(of), **group_curves(of), "": overall_curve(of)} for of in (chosen, same))
+
+    def add(name: str, row: Mapping[str, Any], line: str, style: str | None = None) -> None:
+        sparks = [Text(sparkline(lines[line].sds, ascii_only=ascii_only), style=_colour(row))] if before else []
+        change = [_change(row, earlier.get(line))] if before else []
+        sds = Text(_score(number(row["sds"])), style=_colour(row))
+        cells: list[Text | str] = [sds, _score(number(row["se"])), *sparks, *change]
+        tail = [_score(number(row["chance"])), _score(number(row["accuracy"])), f"{row['count']:,}"]
+        table.add_row(Text(name), *cells, *tail, style=style)  # not markup: a name may hold square brackets
+
     for group, names in tree.items():
         if group in last["groups"] and len(tree) > 1:
-            _add(table, group, last["groups"][group], means[group], ascii_only, style="bold")
+            add(group, last["groups"][group], group, style="bold")
         for name in names:
             if name in last["abilities"]:
-                indent = "  " if len(tree) > 1 else ""
-                _add(table, indent + name, last["abilities"][name], lines[name], ascii_only)
-    _add(table, "overall", last["overall"], overall_curve(chosen), ascii_only, style="bold")
+                add(f"  {name}" if len(tree) > 1 else name, last["abilities"][name], name)
+    add("overall", last["overall"], "", style="bold")
     return table
 
 
@@ -116,32 +155,26 @@ def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH, ascii_only: bo
     )
 
 
-def _add(
-    table: Table, name: str, row: Mapping[str, Any], line: Curve, ascii_only: bool, style: str | None = None
-) -> None:
+def _colour(row: Mapping[str, Any]) -> str:
+    """Beyond two standard errors of guessing, either way."""
     sds, chance = number(row["sds"]), number(row["chance"])
-    earlier = [value for value in line.sds[:-1] if not math.isnan(value)]
-    change = sds - earlier[-1] if earlier else math.nan
-    # Beyond two standard errors of guessing, either way.
-    apart = abs(sds - chance) > 2 * number(row["se"])
-    colour = ("green" if sds > chance else "red") if apart else "default"
-    table.add_row(
-        Text(name),  # not markup: a name may hold square brackets
-        Text(_score(sds), style=colour),
-        _score(number(row["se"])),
-        Text(sparkline(line.sds, ascii_only=ascii_only), style=colour),
-        "" if math.isnan(change) else f"{round(change, 2) + 0.0:+.2f}",
-        _score(chance),
-        _score(number(row["accuracy"])),
-        f"{row['count']:,}",
-        style=style,
-    )
+    if not abs(sds - chance) > 2 * number(row["se"]):
+        return "default"
+    return "green" if sds > chance else "red"
+
+
+def _change(row: Mapping[str, Any], line: Curve | None) -> str:
+    earlier = [value for value in line.sds if not math.isnan(value)] if line else []
+    change = number(row["sds"]) - earlier[-1] if earlier else math.nan
+    return "" if math.isnan(change) else f"{round(change, 2) + 0.0:+.2f}"
 
 
 def _caption(record: Record) -> str:
     failed = record.get("failed", 0)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in record.get("failures", {}).items())
     text = f"{record.get('samples', 0) - failed:,} items in {record.get('seconds', 0.0):.1f} s"
+    if record.get("share", 1.0) < 1:
+        text += f", a {record['share']:.3g} share of all"
     return text + (f"; not scored: {reasons or failed}" if failed else "")
 
 

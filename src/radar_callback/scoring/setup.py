@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from radar_callback.benchmark.manifest import Item
-from radar_callback.errors import BenchmarkError, ItemError
+from radar_callback.errors import BenchmarkError
 from radar_callback.ranks import Ranks
 from radar_callback.scoring.choose import WAYS, ScorerName, choose, various
 from radar_callback.scoring.cost import (
@@ -163,7 +163,7 @@ class Setup:
                 try:
                     found[seen] = self._source[index]
                     break
-                except ItemError as error:
+                except Exception as error:  # on this rank alone, perhaps: the others wait for what it says below
                     first = first or error
         having = ranks.sum(torch.tensor([int(seen in found) for seen in (True, False)])).tolist()
         # A rank that has none where others do would make other forwards than they do.
@@ -180,7 +180,7 @@ class Setup:
         found = {}
         chosen = various(items)
         for index in chosen:
-            with suppress(ItemError):  # it is counted when it is its turn
+            with suppress(Exception):  # it is counted when it is its turn
                 found[index] = self._source[index]
         everywhere = ranks.sum(torch.tensor([index in found for index in chosen]).long()) == ranks.size
         return [(items[i], found[i]) for i, fine in zip(chosen, everywhere.tolist(), strict=True) if fine]

@@ -115,10 +115,14 @@ class EncodedBenchmark:
         return own
 
 
-def spare_cores() -> int:
-    """Cores that a rank can put to preparing items: its share of those this process may use, but for one; from 1 to 8."""
+def spare_cores(ranks: int | None = None) -> int:
+    """Cores that a rank can put to preparing items: its share of those this process may use, but for one; from 1 to 8.
+
+    Args:
+        ranks: On this machine; if left out, as many as torchrun says, or one.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    ranks = ranks or int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(8, cores // max(1, ranks) - 1))
 
 

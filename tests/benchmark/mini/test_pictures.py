@@ -96,7 +96,7 @@ def test_size(mini):
 def test_count(mini):
     for s in of(mini, "count"):
         shape = next(name for name in s.meta if plural(name) in s.question)
-        drawn = sum(number for name, number in s.meta.items() if name not in ("id", "at"))
+        drawn = sum(number for name, number in s.meta.items() if name not in ("id", "round", "at"))
         assert s.meta[shape] == NUMBERS.index(s.answer)
         assert len(s.meta["at"]) == s.meta[shape]
         assert patches(foreground(pixels(s))) == drawn, s.key

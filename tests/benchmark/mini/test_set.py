@@ -4,13 +4,16 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
+from radar_callback import Benchmark
 from radar_callback.benchmark.mini import ABILITIES, TREE, generate
 from radar_callback.benchmark.mini.items import item
 from radar_callback.benchmark.mini.sheet import contact_sheet
 from radar_callback.benchmark.sample import decode_image
+from radar_callback.benchmark.verify import verify
 from radar_callback.taxonomy import Taxonomy
 
 
@@ -88,3 +91,18 @@ def test_the_contact_sheet_has_a_row_for_each_ability(mini):
     two_rows = contact_sheet([*mini[:3], *mini[128:131]], per_row=3)
     assert one_row.width == two_rows.width
     assert two_rows.height > 1.8 * one_row.height
+
+
+def test_what_is_shipped_is_what_the_generator_draws_and_small(mini):
+    benchmark = Benchmark("radar-mini")
+    folder = Path(__file__).parents[3] / "benchmark_shards" / "radar-mini"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 12e6
+    assert list(verify(str(folder))) == []
+    drawn = {sample.key: sample for sample in mini}
+    assert {item.key for item in benchmark.items} == drawn.keys()
+    for entry in benchmark.items[:: len(benchmark) // 200]:
+        shipped, made = benchmark.read(entry.index), drawn[entry.key]
+        assert (shipped.question, shipped.candidates, shipped.meta) == (made.question, made.candidates, made.meta)
+        # Pixels, not bytes: another release of zlib packs the same picture otherwise.
+        one, other = (decode_image(s.images[0], s.key) for s in (shipped, made))
+        assert one.tobytes() == other.tobytes(), entry.key

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from radar_callback import Benchmark
 from radar_callback.benchmark.mini import ABILITIES
 from radar_callback.benchmark.mini.items import problem
 
@@ -182,3 +183,20 @@ def test_every_phrasing_comes_up_with_every_kind_of_answer(ability):
     asked = {problem(ability, 0, turn).question for turn in range(128 // ability.k)}
     assert len(asked) >= sum(len(task.templates) for task in ability.tasks)
     assert not any("{" in question or question.endswith((" ", ".", ":")) for question in asked)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.125])
+def test_a_part_of_the_items_is_as_balanced_as_all_of_them(share):
+    """What the demo scores, and what `max_overhead` and the blind control take, are whole rounds."""
+    benchmark = Benchmark("radar-mini")
+    whole = Counter(item.round for item in benchmark.items)
+    part = Counter(benchmark.items[i].round for i in benchmark.portion(share))
+    assert len(part) < len(whole) and all(part[name] == whole[name] for name in part)
+    words = {f"{words.ability}-{index:03d}": words for items in ITEMS.values() for index, words in enumerate(items)}
+    guesser = Guesser(chosen := [words[benchmark.items[i].key] for i in benchmark.portion(share)])
+    by_ability = defaultdict(list)
+    for one in chosen:
+        by_ability[one.ability].append(one)
+    for name, items in by_ability.items():
+        assert len(items) == share * 128
+        assert sum(map(guesser.credit, items)) / len(items) == pytest.approx(1 / len(items[0].candidates)), name

@@ -99,7 +99,7 @@ def item(ability: Ability, seed: int, index: int) -> Sample:
         images=(png(canvas.image()),),
         image_names=("0.png",),
         source=SOURCE,
-        meta={"id": key, **facts},
+        meta={"id": key, "round": f"{ability.name}-{turn}", **facts},
     )
 
 
