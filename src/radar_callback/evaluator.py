@@ -185,18 +185,22 @@ class RadarEvaluator:
         tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=share == 1)
         control = Control(self.index)
         rounds = Rounds(score, ready.spares, self._features, ranks, cancelled)
-        turns, again = (
-            list(deal(batches, ranks.replica.index, ranks.replica.count, self._has_images))
-            for batches in (ready.batches, ready.control)
-        )
-        stream = self._source.stream([turn.batch for turn in turns])
-        blind = self._blind.stream([turn.batch for turn in again])
-        for done, turn in enumerate([*turns, *again], start=1):
-            items = done <= len(turns)
-            into: Counts = (tally if items else control) if ranks.replica.speaks else Nowhere()
-            rounds.take(turn, stream if items else blind, into, "items" if items else "blind")
+        # Dealt as one row: two rows would each end with a round in which many ranks have nothing to do.
+        jobs = [(batch, sight) for sight, part in ((True, ready.batches), (False, ready.control)) for batch in part]
+        turns = list(deal(jobs, ranks.replica.index, ranks.replica.count, lambda job: self._has_images(job[0])))
+        streams = {
+            sight: source.stream([turn.batch[0] for turn in turns if turn.batch and turn.batch[1] == sight])
+            for sight, source in ((True, self._source), (False, self._blind))
+        }
+        for done, turn in enumerate(turns, start=1):
+            if turn.batch is None:
+                rounds.idle(bool(turn.kind))
+            else:
+                batch, sight = turn.batch
+                into: Counts = (tally if sight else control) if ranks.replica.speaks else Nowhere()
+                rounds.take(batch, streams[sight], into, bool(turn.kind), "items" if sight else "blind")
             if progress is not None:
-                progress(done, len(turns) + len(again))
+                progress(done, len(turns))
         if rounds.finish():
             self._setup.shrink()
         fed, padded = ranks.sum(torch.tensor([score.fed, score.padded])).tolist()

@@ -17,7 +17,6 @@ from radar_callback.errors import EvaluationError, ItemError, RanksApartError, R
 from radar_callback.ranks import Ranks
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.features import FeatureMemory
-from radar_callback.scoring.plan import Turn
 from radar_callback.scoring.reading import CandidateScores
 from radar_callback.scoring.scorer import Scorer, needs_every_rank
 from radar_callback.scoring.source import Encoded
@@ -74,20 +73,28 @@ class Rounds:
         self._parts = 1
         self.waited = 0.0
 
-    def take(self, turn: Turn, stream: Iterator[list[Encoded]], into: Counts, kind: str = "items") -> None:
+    def take(
+        self,
+        batch: Sequence[int],
+        stream: Iterator[list[Encoded]],
+        into: Counts,
+        with_images: bool,
+        kind: str = "items",
+    ) -> None:
         """One round.
 
         Args:
-            turn: Its batch, which is empty if other ranks have more batches than this one; its kind is whether items have images.
+            batch: Positions of its items.
             stream: Gives the encoded items of one batch after another.
             into: Takes the items' scores, or why there are none.
+            with_images: Whether all ranks' items have images in this round.
             kind: Tells apart streams that show the same items with other images.
         """
         asked = time.perf_counter()
         found = self._next(stream)
         self.waited += time.perf_counter() - asked
         usable: list[tuple[int, EncodedSample]] = []
-        for index, one in zip(turn.batch, found, strict=False):
+        for index, one in zip(batch, found, strict=False):
             if isinstance(one, ItemError):
                 into.fail(index, one)
             else:
@@ -101,9 +108,17 @@ class Rounds:
             if self._ranks.size == 1:  # nobody is waiting
                 raise
             self._error = self._error or error
-        # Where a forward needs nobody else, one for nothing but company is not made.
-        if self._together and self._ranks.size > 1 and self._score.calls == calls:
-            self._forward([self._spares[bool(turn.kind)]])
+        if self._score.calls == calls:
+            self.idle(with_images)
+
+    def idle(self, with_images: bool) -> None:
+        """A round in which other ranks have a batch and this one has not; where no forward needs the others, it is nothing.
+
+        Args:
+            with_images: Whether the others' items have images.
+        """
+        if self._together and self._ranks.size > 1:
+            self._forward([self._spares[with_images]])
 
     def finish(self) -> bool:
         """Ends the evaluation on all ranks alike.

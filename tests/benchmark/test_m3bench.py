@@ -280,6 +280,9 @@ def test_other_bad_input(make, tmp_path):
     (tmp_path / "empty" / "spatial_reasoning").mkdir(parents=True)
     with pytest.raises(BenchmarkError, match="Expected task files"):
         list(read_m3bench(tmp_path / "empty").samples)
+    (tmp_path / "empty" / "spatial_reasoning" / "x_pretrained_mllm_eval.json").write_text("{}")
+    with pytest.raises(BenchmarkError, match="Expected items by q_id, but it is empty"):
+        list(read_m3bench(tmp_path / "empty").samples)
     with pytest.raises(BenchmarkError, match="but got none of them"):
         read_m3bench(tmp_path)
     with pytest.raises(ConfigError, match="item or authors, but got 'mine'"):

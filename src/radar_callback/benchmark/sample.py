@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from radar_callback.errors import BenchmarkError, ItemError, Reason
 
@@ -107,7 +107,9 @@ def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image
     except ItemError:
         raise
     except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, struct.error, bombs …
-        raise ItemError(Reason.BAD_IMAGE, f"{where} is not an image that can be opened: {error}") from error
+        # Pillow names the object it was given, which tells a person nothing.
+        said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        raise ItemError(Reason.BAD_IMAGE, f"{where} is not an image that can be opened{said}") from error
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

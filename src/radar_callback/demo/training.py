@@ -151,4 +151,4 @@ def _wandb(out: Path) -> tuple[list[Logger], Path | None]:
         return [], None
     from lightning.pytorch.loggers import WandbLogger
 
-    return [WandbLogger(project="radar-demo", save_dir=out, offline=True)], out / "wandb"
+    return [WandbLogger(project="radar-demo", save_dir=out.resolve(), offline=True)], out / "wandb"

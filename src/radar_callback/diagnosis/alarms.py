@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from radar_callback.diagnosis.detector import USUAL_TOGETHER, falls, movements, restlessness, threshold
+from radar_callback.diagnosis.detector import (
+    USUAL_TOGETHER,
+    falls,
+    movements,
+    own_restlessness,
+    restlessness,
+    threshold,
+)
 from radar_callback.diagnosis.findings import Cause, Finding, Kind
 from radar_callback.diagnosis.series import Array, Record, Series, column
 
@@ -74,7 +81,8 @@ def _watches(series: Mapping[str, Series]) -> dict[str, _Watch]:
     watches = {}
     for i, (name, one) in enumerate(series.items()):
         # What the others move by: an ability that falls slowly would else be taken for a restless one.
-        restless = restlessness(np.delete(values, i, axis=0), np.delete(risen, i, axis=0))
+        pooled = restlessness(np.delete(values, i, axis=0), np.delete(risen, i, axis=0))
+        restless = own_restlessness(one.sds, pooled)
         watches[name] = _Watch(one.sds, movements(one.sds, one.moved_se, restless), above[i], LEAST)
     moved = np.diff(values, axis=1, prepend=np.nan)
     # Those that had risen by the evaluation before; what falls now may be low by now.

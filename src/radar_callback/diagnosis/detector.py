@@ -25,6 +25,9 @@ USUAL_TOGETHER = 0.008
 _WORTH = 4
 """Movements that `USUAL` is worth against those of the run itself."""
 
+_OTHERS = 2
+"""Movements of its own that those of the other curves are worth to a curve."""
+
 _RECENT = 6
 """Evaluations that tell how restless a run is now."""
 
@@ -57,6 +60,33 @@ def restlessness(values: Array, risen: NDArray[np.bool_], usual: float = USUAL) 
         recent = down[:, max(1, t - _RECENT) : t]
         known = recent[np.isfinite(recent)]
         found[t] = np.sqrt((_WORTH * usual**2 + np.square(known).sum()) / (_WORTH + len(known)))
+    return found
+
+
+def own_restlessness(values: Array, pooled: Array) -> Array:
+    """The same for one curve, where it is calmer than the others: it may be watched more closely.
+
+    Never more than what the others move by, or a curve that falls slowly would be taken for a restless one.
+
+    Args:
+        values: `[T]`; NaN where there is none.
+        pooled: `[T]` from :func:`restlessness`, of the others.
+
+    Returns:
+        `[T]`, each from the evaluations before it only.
+
+    Example:
+        >>> calm = np.array([0.90, 0.91, 0.90, 0.91, 0.90, 0.91, 0.90, 0.91])
+        >>> own_restlessness(calm, np.full(8, 0.03)).round(3).tolist()
+        [0.03, 0.03, 0.025, 0.023, 0.021, 0.019, 0.018, 0.017]
+    """
+    moved = np.diff(values, prepend=np.nan)
+    found = np.empty(len(values))
+    for t in range(len(values)):
+        recent = moved[max(1, t - _RECENT) : t]
+        known = recent[np.isfinite(recent)]
+        own = np.sqrt((_OTHERS * pooled[t] ** 2 + np.square(known).sum()) / (_OTHERS + len(known)))
+        found[t] = min(pooled[t], own)
     return found
 
 

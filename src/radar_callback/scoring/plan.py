@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from radar_callback.benchmark.manifest import Item
+
+T = TypeVar("T")
 
 
 def row_lengths(
@@ -69,33 +72,28 @@ def form_batches(
 
 
 @dataclass(frozen=True)
-class Turn:
+class Turn(Generic[T]):
     """What a rank does in one round.
 
     Attributes:
-        batch: Positions of the items.
-        real: False if the round is only there to keep every rank at the same number of forwards; it then counts nothing.
+        batch: What it scores; None if the round is only there to keep every rank at the same number of forwards.
         kind: What the batches of all ranks have in common in this round.
     """
 
-    batch: tuple[int, ...]
-    real: bool
+    batch: T | None
     kind: Hashable = None
 
 
 def deal(
-    batches: Sequence[tuple[int, ...]],
-    rank: int,
-    world_size: int,
-    kind: Callable[[tuple[int, ...]], Hashable] = lambda batch: None,
-) -> Iterator[Turn]:
+    batches: Sequence[T], rank: int, world_size: int, kind: Callable[[T], Hashable] = lambda batch: None
+) -> Iterator[Turn[T]]:
     """The turns of one rank: as many as every other rank has.
 
     Batches of one round are alike in size, since no rank is faster than the slowest where a forward needs them all. Every other
     round goes through the ranks from the last to the first, or the first would have the larger batch in each.
 
     Args:
-        batches: From :func:`form_batches`, the same on every rank.
+        batches: From :func:`form_batches`, the same on every rank, in whatever form they are carried.
         rank: Of this process.
         world_size: Number of ranks.
         kind: Batches of different kinds make a model run different modules, as a batch without images leaves out the vision
@@ -103,12 +101,12 @@ def deal(
 
     Example:
         >>> [turn.batch for turn in deal([(3,), (1,), (0, 2)], rank=0, world_size=2)]
-        [(3,), ()]
+        [(3,), None]
     """
-    kinds: dict[Hashable, list[tuple[int, ...]]] = {}
+    kinds: dict[Hashable, list[T]] = {}
     for batch in batches:
         kinds.setdefault(kind(batch), []).append(batch)
     for name, alike in kinds.items():
         for number, start in enumerate(range(0, len(alike), world_size)):
             mine = start + (world_size - 1 - rank if number % 2 else rank)
-            yield Turn(alike[mine], True, name) if mine < len(alike) else Turn((), False, name)
+            yield Turn(alike[mine] if mine < len(alike) else None, name)

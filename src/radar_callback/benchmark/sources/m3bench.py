@@ -227,6 +227,8 @@ def _read_file(
     entries = parse_json(read_text(file), str(file))
     if not isinstance(entries, dict):
         raise BenchmarkError(f"{file}: Expected an object of items by q_id, but got {type(entries).__name__}.")
+    if not entries:
+        raise BenchmarkError(f"{file}: Expected items by q_id, but it is empty.")
     file_key = file.name.removesuffix(".json").partition(SUFFIX)[0]
     for q_id, raw in entries.items():
         context = _Context(q_id, file_key, category, draw)
