@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: env demo test lint docs bench shards clean
+.PHONY: env demo test lint docs bench gpu shards clean
 
 # The stamp is newer than what it depends on once the environment is complete, so nothing is installed twice.
 env: $(VENV)/.complete
@@ -31,9 +31,15 @@ lint: env
 docs: env
 	$(BIN)/mkdocs build --strict
 
+# On a machine with a CUDA device: what only it can show, and the engine's speed there.
+gpu: env
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m benchmarks.device --device cuda
+
 # Some forty minutes; benchmarks/results/ holds what it gave before.
 bench: env
 	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.evaluations
 
 # Draws the built-in benchmark anew; the result is the same bytes.
 shards: env

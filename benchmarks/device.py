@@ -124,6 +124,12 @@ def matrix_rate(device: torch.device, side: int) -> float:
     return 2 * side**3 / best
 
 
+def worst(way: Any, reference: Any, samples: Sequence[EncodedSample]) -> float:
+    """The largest difference of a mean logit from the reference's; in half precision, mostly rounding."""
+    got, wanted = way(samples), reference(samples)
+    return float((got.mean_logits - wanted.mean_logits).abs()[wanted.mask].max())
+
+
 @torch.no_grad()
 def measure(name: str, device: torch.device, dry: bool, n: int, tokens: int) -> list[dict[str, Any]]:
     """Rows for one model: each way that it honours."""
@@ -142,6 +148,9 @@ def measure(name: str, device: torch.device, dry: bool, n: int, tokens: int) -> 
         for sample in few:
             WAYS["packed"](model, 0)([sample])
     floor = counter.get_total_flops() / len(few)
+    with FlopCounterMode(display=False) as counter:
+        authors_way(model, few, 0)
+    theirs_flops = counter.get_total_flops() / len(few)
     rows = []
     for label in ("packed", "cached", "reference"):
         way = WAYS[label](model, 0)
@@ -162,11 +171,15 @@ def measure(name: str, device: torch.device, dry: bool, n: int, tokens: int) -> 
         taken = min(clock(run, device) for _ in range(3)) / n
         rows.append(
             {
-                "model": name,
+                "family": name,
+                "vocab": model.config.get_text_config().vocab_size,
+                "k": sum(len(sample.tails) for sample in samples) / n,
                 "strategy": label,
                 "items_a_second": 1 / taken,
                 "seconds_for_m3_bench": M3_BENCH * taken,
                 "ratio_to_authors": theirs / taken,
+                "fraction_of_floor": theirs / taken / (theirs_flops / floor),
+                "max_abs_diff": worst(way, reference, samples[:4]),
                 "matrix_tflops": rate / 1e12,
                 "share_of_matrix_rate": floor / taken / rate,
                 "padding_share": way.padded / way.fed,
@@ -193,8 +206,8 @@ def main() -> None:
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         slug = re.sub(r"[^a-z0-9]+", "_", machine.lower()).strip("_")
         options.out.mkdir(parents=True, exist_ok=True)
-        found = {"machine": machine, "torch": torch.__version__, "rows": rows}
-        (options.out / f"scoring_{slug}.json").write_text(json.dumps(found, indent=1) + "\n")
+        rows = [{"machine": machine, "torch": torch.__version__, **row} for row in rows]
+        (options.out / f"scoring_{slug}.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_the_accelerators_part_runs_without_one():
     done = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parents[1], timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert {(row["model"], row["strategy"]) for row in rows} >= {
+    assert {(row["family"], row["strategy"]) for row in rows} >= {
         (model, way) for model in ("llava_onevision_0.5b", "qwen2_vl_2b") for way in ("packed", "reference")
     }
 

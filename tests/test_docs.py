@@ -77,3 +77,10 @@ def test_pictures_of_a_history_as_the_page_says(tmp_path, monkeypatch):
     Path("radar_history.jsonl").write_text("".join(lines))
     exec(code, {})
     assert Path("curves.png").stat().st_size > 10_000 and Path("radar.pdf").stat().st_size > 10_000
+
+
+def test_every_test_that_a_table_names_is_there():
+    folder = Path(__file__).parent
+    named = re.findall(r"`([\w/]+/?test_\w+\.py)`", "".join(page.read_text() for page in PAGES))
+    assert len(named) > 40
+    assert [name for name in named if not ((folder / name).exists() or (folder.parent / name).exists())] == []
