@@ -5,8 +5,8 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from radar_callback import RadarEvaluator
-from radar_callback.errors import EvaluationError
+from radar_callback import RadarCallback, RadarEvaluator
+from radar_callback.errors import EvaluationError, RanksApartError
 from radar_callback.scoring.scorer import needs_every_rank
 from tests.helpers import tiny
 from tests.helpers.families import FAMILIES
@@ -157,6 +157,32 @@ def _sharded():
 @pytest.mark.parametrize("made", [_bare, _sharded])
 def test_an_error_before_one_ranks_forward_ends_an_evaluation_on_all(made, folder, free_port):
     assert in_processes(_one_rank_fails, free_port, folder, False, made) == [1.0, 1.0]
+
+
+def _breaks_inside(rank, folder):
+    """A forward that all ranks are in fails on one of them: what that rank and the others then meet."""
+    model, processor = sharded("llava")
+    evaluator = RadarEvaluator(model, processor, folder, batch_tokens=200, scorer="packed")
+
+    def full(module, inputs):
+        raise torch.OutOfMemoryError("no more")
+
+    if rank == 1:
+        model.get_decoder().layers[1].register_forward_pre_hook(full)
+    try:
+        evaluator.evaluate()
+    except Exception as error:
+        return type(error), str(error)
+
+
+def test_an_error_inside_a_forward_of_all_ranks_is_one_that_nobody_may_swallow(folder, free_port):
+    first, second = in_processes(_breaks_inside, free_port, folder)
+    assert second[0] is RanksApartError and "failed on rank 1" in second[1] and "no more" in second[1]
+    # The other one learns of it in its own forward: the connection is closed, since that rank has gone.
+    assert first[0] is RanksApartError and "failed on rank 0" in first[1]
+    callback = RadarCallback(folder)
+    with pytest.raises(RanksApartError), callback._guarded("evaluating"):
+        raise RanksApartError("apart")
 
 
 def _memory_runs_out(rank, folder):
