@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, seed_everything
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from tests.helpers import tiny
+
+
+def as_rank(rank: int, world: int, port: int) -> None:
+    """Makes this process one of several that a Trainer finds already running, as torchrun would."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world), GROUP_RANK="0",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    seed_everything(2, verbose=False)
 
 
 class Captions(Dataset):

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch.utils.data import DataLoader
 
-from radar_callback import RadarCallback
+from radar_callback import RadarCallback, history
 from radar_callback.benchmark.writer import write_shards
 from radar_callback.errors import BenchmarkError, ConfigError
 from tests.helpers import tiny
@@ -345,3 +347,50 @@ def test_evaluations_that_come_too_often_score_a_fixed_part(folder, tmp_path, mo
     assert thinned and all(record["samples"] < 48 and record["coverage"] == 1 for record in thinned)
     assert all(record["samples"] >= 48 * record["share"] for record in thinned)
     assert callback.errors == 0
+
+
+@pytest.mark.parametrize(("bar", "progress", "shown"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_progress_shows_during_an_evaluation_where_the_trainer_shows_any(
+    bar, progress, shown, folder, tmp_path, monkeypatch
+):
+    seen = []
+
+    @contextmanager
+    def recording(label):
+        yield lambda done, total: seen.append((label, done, total))
+
+    monkeypatch.setattr("radar_callback.integrations.lightning.progress_bar", recording)
+    callback = RadarCallback(folder, every_n_steps=100, at_end=False, batch_tokens=100, progress=progress)
+    make_trainer(tmp_path, callback, max_steps=1, enable_progress_bar=bar).fit(PreTraining())
+    assert bool(seen) == shown and callback.errors == 0
+    if shown:
+        total = seen[0][2]
+        assert total > 1 and seen == [("radar", done, total) for done in range(1, total + 1)]
+
+
+def test_a_history_that_could_not_be_written_is_written_once_there_is_room(folder, tmp_path, monkeypatch):
+    right = history.append_line
+
+    def full(path, line):
+        if json.loads(line)["step"] == 2:
+            raise OSError(28, "No space left on device")
+        right(path, line)
+
+    monkeypatch.setattr(history, "append_line", full)
+    callback = RadarCallback(folder, every_n_steps=2)
+    make_trainer(tmp_path, callback).fit(PreTraining())
+    assert callback.errors == 1 and steps(callback) == [0, 2, 4, 6]
+    assert [line["step"] for line in lines(callback.history_path)] == [0, 2, 4, 6]
+
+
+def test_evaluations_that_fail_take_their_time_from_the_budget_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("radar_callback.budget.GRACE", 0.0)
+    callback = RadarCallback(folder, every_n_steps=1, max_overhead=0.01)
+
+    def failing(*args, **settings):
+        time.sleep(0.2)
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("radar_callback.evaluator.RadarEvaluator.evaluate", failing)
+    make_trainer(tmp_path, callback, max_steps=12).fit(PreTraining())
+    assert callback.errors <= 2

@@ -1,6 +1,5 @@
 """What goes wrong on one rank of a Trainer with two: training finishes, numbers are right, and nobody waits for ever."""
 
-import os
 import random
 import time
 from datetime import timedelta
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -19,7 +18,7 @@ from radar_callback import RadarCallback, chronicle
 from radar_callback.diagnosis import Finding, Kind
 from radar_callback.scoring.packed import PackedScorer
 from tests.helpers import tiny
-from tests.helpers.training import PreTraining
+from tests.helpers.training import PreTraining, as_rank
 
 WORLD = 2
 
@@ -132,12 +131,7 @@ class Healthy(Fault):
 
 
 def _rank(rank, port, fault, folder, root):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD), GROUP_RANK="0",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
-    )  # fmt: skip
-    torch.set_num_threads(1)
-    seed_everything(2, verbose=False)
+    as_rank(rank, WORLD, port)
     fault = fault()
     logger = fault.begin(rank, root)
     callback = RadarCallback(

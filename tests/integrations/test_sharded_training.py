@@ -1,19 +1,18 @@
 """Runs that Lightning spreads over two processes: training is bit for bit what it is without the callback, and is scored."""
 
-import os
 import random
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from radar_callback import RadarCallback, RadarEvaluator
 from tests.helpers import tiny
-from tests.helpers.training import Captions
+from tests.helpers.training import Captions, as_rank
 
 WORLD = 2
 
@@ -66,12 +65,7 @@ class Sharded(LightningModule):
 
 
 def _rank(rank, port, folder, root, watched, sharded):
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD), LOCAL_WORLD_SIZE=str(WORLD), GROUP_RANK="0",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
-    )  # fmt: skip
-    torch.set_num_threads(1)
-    seed_everything(2, verbose=False)
+    as_rank(rank, WORLD, port)
     callback = RadarCallback(folder, every_n_steps=2) if watched else None
     module = Sharded(sharded)
     apart = (1, WORLD) if sharded == "tensors" else (WORLD, 1)
