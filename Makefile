@@ -18,7 +18,7 @@ $(VENV)/.complete: pyproject.toml constraints.txt
 
 # Two threads train faster than one; one is faster for the many small forwards of an evaluation on a busy machine.
 demo: env
-	OMP_NUM_THREADS=$$(nproc) $(BIN)/radar-callback demo --out radar-demo
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=$$(nproc) $(BIN)/radar-callback demo --out radar-demo
 
 test: env
 	$(BIN)/python -m pytest -n auto --dist loadfile

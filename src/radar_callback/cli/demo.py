@@ -33,7 +33,7 @@ def demo(
     records = read_history(paths.history)
     last = records[-1]
     pictures = {"curves": out / "curves.png", "radar chart": out / "radar.png"}
-    title = f"A model of {paths.parameters / 1e6:.1f}M parameters learns from captions"
+    title = f"A model of {paths.parameters / 1e6:.2g}M parameters learns from captions"
     pictures["curves"].write_bytes(to_png(curves_figure(records, title=title), width=1600))
     pictures["radar chart"].write_bytes(to_png(radar_figure(last, first_of(records, last)), width=1000))
 
