@@ -78,7 +78,7 @@ def own_restlessness(values: Array, pooled: Array) -> Array:
     Example:
         >>> calm = np.array([0.90, 0.91, 0.90, 0.91, 0.90, 0.91, 0.90, 0.91])
         >>> own_restlessness(calm, np.full(8, 0.03)).round(3).tolist()
-        [0.03, 0.03, 0.025, 0.023, 0.021, 0.019, 0.018, 0.017]
+        [0.03, 0.03, 0.025, 0.022, 0.02, 0.019, 0.018, 0.017]
     """
     moved = np.diff(values, prepend=np.nan)
     found = np.empty(len(values))
