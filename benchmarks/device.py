@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.helpers.families import FAMILIES, Size
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.authors import authors_way
 from benchmarks.scoring import RESULTS, batches
+from radar_callback import RadarEvaluator
 from radar_callback.scoring.check import check
 from radar_callback.scoring.choose import WAYS
 from radar_callback.scoring.cost import MOST_TOKENS
-from radar_callback.scoring.encode import EncodedSample, Tail
+from radar_callback.scoring.encode import EncodedSample, SampleEncoder, Tail
 
 M3_BENCH = 15_894
 """Items of M3-Bench."""
@@ -191,6 +193,51 @@ def measure(name: str, device: torch.device, dry: bool, n: int, tokens: int) -> 
     return rows
 
 
+@torch.no_grad()
+def end_to_end(device: torch.device, dry: bool, items: int, workers: int) -> dict[str, Any]:
+    """From shards to scores with the built-in benchmark: whole evaluations against the authors' loop over the same items.
+
+    Args:
+        device: Where the model is.
+        dry: A tiny model.
+        items: Of each ability.
+        workers: Processes that prepare items.
+    """
+    # LLaVA as the tests make it, tokenizer and processor included, as large as the smaller model above.
+    size = Size() if dry else Size(
+        side=378, patch=14, vision=1152, vision_layers=26, hidden=896, layers=24, heads=14, context=4096,
+        vocabulary=151_936, pooled=1,
+    )  # fmt: skip
+    model, processor = FAMILIES["llava"].__wrapped__(size)
+    model = model.to(device, torch.bfloat16).eval()
+    evaluator = RadarEvaluator(model, processor, "radar-mini", items_per_ability=items, workers=workers, blind_share=0)
+    results = [evaluator.evaluate() for _ in range(3)]
+    encode = SampleEncoder(processor, model.config)
+    some = range(0, len(evaluator.benchmark), max(1, len(evaluator.benchmark) // 64))
+
+    def theirs() -> None:
+        for index in some:
+            authors_way(model, [encode(evaluator.benchmark.read(index))], processor.tokenizer.pad_token_id)
+
+    theirs()
+    an_item = clock(theirs, device) / len(some)
+    later = min(result.seconds for result in results[1:])
+    return {
+        "family": "llava, radar-mini, end to end",
+        "vocab": model.config.get_text_config().vocab_size,
+        "k": sum(len(item.candidate_chars) for item in evaluator.benchmark.items) / len(evaluator.benchmark),
+        "strategy": results[0].scorer,
+        "items": results[0].samples,
+        "workers": workers,
+        "padding_share": results[0].padding,
+        "first_seconds": results[0].seconds,
+        "later_seconds": later,
+        "ratio_to_authors_first": an_item * results[0].samples / results[0].seconds,
+        "ratio_to_authors": an_item * results[0].samples / later,
+        "waited_share": [result.waited / result.seconds for result in results],
+    }
+
+
 def main() -> None:
     """Measures and writes `results/scoring_<device>.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -198,10 +245,13 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="tiny models, nothing written: does it run at all?")
     parser.add_argument("--items", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=MOST_TOKENS)
+    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     device = torch.device(options.device)
     rows = [row for name in MODELS for row in measure(name, device, options.dry_run, options.items, options.tokens)]
+    rows.append(end_to_end(device, options.dry_run, 2 if options.dry_run else 128, options.workers))
+    print(json.dumps(rows[-1]), flush=True)
     if not options.dry_run:
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         slug = re.sub(r"[^a-z0-9]+", "_", machine.lower()).strip("_")
