@@ -129,6 +129,19 @@ def test_shards_that_take_long_to_fail_are_not_asked_for_again_for_long(tmp_path
     assert len(asked) == len(set(asked)) == len({item.shard for item in benchmark.items}) > 1
 
 
+@pytest.mark.parametrize("few", [1, 2, 16])
+def test_few_fetched_shards_stay_open_and_all_can_be_read(few, site, tmp_path, monkeypatch):
+    url, _, _, _ = site
+    monkeypatch.setattr(reader, "OPEN_FETCHED", few)
+    benchmark = Benchmark(url, cache_dir=tmp_path / "cache")
+    shards = {item.shard for item in benchmark.items}
+    assert len(shards) > 1
+    for index in [*range(len(benchmark)), *range(len(benchmark))]:
+        assert benchmark.read(index).key == benchmark.items[index].key
+        assert len(benchmark._shards._open) <= few
+    assert len(benchmark._shards._open) == min(few, len(shards))
+
+
 def test_what_comes_back_is_scored_again(site, tmp_path, monkeypatch):
     url, _, faults, _ = site
     monkeypatch.setattr(reader, "RETRY_AFTER", 0.2)

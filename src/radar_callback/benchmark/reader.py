@@ -195,6 +195,9 @@ def _prune(manifest: Manifest) -> Taxonomy:
 RETRY_AFTER = 60.0
 """Seconds for which a shard that could not be fetched is not asked for again: each of its items would wait for it anew."""
 
+OPEN_FETCHED = 16
+"""Fetched shards that a process keeps open."""
+
 RETRY_SHARE = 20
 """Times what asking took, if that is longer: of a server that falls silent every shard takes its time to say nothing."""
 
@@ -254,8 +257,15 @@ class _Shards:
                 now = time.monotonic()
                 self._refused[file] = now + max(RETRY_AFTER, RETRY_SHARE * (now - begun)), str(error)
                 raise ItemError(Reason.UNREADABLE, str(error)) from error
+            self._close_oldest()
             self._open[name] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         return self._open[name]
+
+    def _close_oldest(self) -> None:
+        """Of fetched shards few stay open: one that the cache has dropped takes its room on the disk until it is closed."""
+        fetched = [name for name in self._open if name[0] == os.getpid() and is_remote(self._places[name[1]])]
+        for name in fetched[: max(0, len(fetched) - OPEN_FETCHED + 1)]:
+            os.close(self._open.pop(name))
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}}
