@@ -166,3 +166,13 @@ def test_the_budget_alone():
     assert Budget(0.05).share(replace(tight, spent=50)) == 0
     assert Budget(0.05).share(tight, last=True) == 1
     assert Budget(0.05).share(Clock(1, 0)) == 1
+
+
+def test_one_that_failed_at_once_does_not_make_the_next_look_cheap():
+    run = Run(every=10, cost=30.0)
+    run.time += 100
+    run.watch.took(30.0, 1.0)
+    run.watch.took(0.1, 1.0, whole=False)
+    assert run.watch.share(20) < 1
+    run.watch.took(0.1, 1.0)
+    assert run.watch._cost == pytest.approx(0.1)

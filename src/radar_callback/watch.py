@@ -107,15 +107,16 @@ class Watch:
             )  # fmt: skip
         return share
 
-    def took(self, seconds: float, share: float) -> None:
+    def took(self, seconds: float, share: float, whole: bool = True) -> None:
         """Notes how long training stood still for an evaluation, whatever came of it.
 
         Args:
             seconds: Of wall clock.
             share: Of the items that were to be scored.
+            whole: False if it failed: it may have cost less than one that does not.
         """
         self._spent += seconds
-        self._cost = seconds / share
+        self._cost = seconds / share if whole else max(seconds / share, self._cost or 0.0)
         self._evaluated = self._now()
 
     def _look(self, step: int) -> tuple[bool, bool, int]:

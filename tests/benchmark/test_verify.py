@@ -15,6 +15,7 @@ from radar_callback.benchmark.manifest import MANIFEST
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.verify import verify
 from radar_callback.errors import BenchmarkError
+from tests.helpers import tiny
 
 
 def lines(folder) -> list[str]:
@@ -234,3 +235,15 @@ def test_a_damaged_header_is_not_the_end_of_the_shard(folder):
     assert lines(folder)[0].startswith(f"shard-000.tar: damaged at byte {item.offset}: expected a tar header")
     with pytest.raises(BenchmarkError, match=r"Expected shard-000\.tar to be a whole shard, but it is damaged at byte"):
         Benchmark(folder)
+
+
+def test_a_broken_header_hides_no_items_that_can_still_be_read(tmp_path):
+    folder = tiny.benchmark(tmp_path / "bench", n=9)
+    items = Benchmark(folder).items
+    shard = folder / items[0].shard
+    data = bytearray(shard.read_bytes())
+    data[items[1].offset + 150] ^= 0xFF  # in the checksum of a header
+    shard.write_bytes(bytes(data))
+    damages = verify(str(folder))
+    assert {damage.key for damage in damages if damage.key} == {items[1].key}
+    assert any(damage.key is None for damage in damages)

@@ -3,6 +3,7 @@ can be read, and the loss is reported by reason."""
 
 import io
 import json
+import pickle
 import struct
 import tarfile
 import zlib
@@ -201,6 +202,38 @@ def test_a_damaged_shard_costs_what_was_in_it(fault, tmp_path, alone):
         assert record["failures"].keys() == {"unreadable"} and 1 <= record["failed"] <= inside
         assert sum(row["count"] for row in record["abilities"].values()) == N - record["failed"]
     assert callback.errors == 0
+
+
+class Evil:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+@pytest.mark.parametrize(("suffix", "reason"), [(b"png", "bad_image"), (b"pkl", "bad_image")])
+def test_a_pickle_in_a_shard_is_never_opened(suffix, reason, tmp_path, alone):
+    trace = tmp_path / "opened"
+    payload = pickle.dumps(Evil(trace))
+    pickle.loads(payload).close()
+    assert trace.exists(), "it would"
+    trace.unlink()
+
+    def renamed(raw):
+        raw[:100] = bytes(raw[:100]).replace(b".png", b"." + suffix)
+
+    folder = build(tmp_path / "shards")
+    tamper(folder, in_image(lambda image: payload + bytes(len(image) - len(payload))))
+    tamper(folder, in_header(renamed))
+    assert (b".0.pkl" in place(folder)[0].read_bytes()) == (suffix == b"pkl")
+    callback, module = fit(folder, tmp_path / "run")
+    assert not trace.exists()
+    assert_untouched(module, alone)
+    assert [record["failures"] for record in callback.records] == 3 * [{reason: 1}]
+    assert all(sum(row["count"] for row in record["abilities"].values()) == N - 1 for record in callback.records)
 
 
 def test_a_shard_that_vanishes_in_the_middle_of_a_run(tmp_path, alone, monkeypatch):

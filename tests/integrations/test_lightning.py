@@ -394,3 +394,11 @@ def test_evaluations_that_fail_take_their_time_from_the_budget_too(folder, tmp_p
     monkeypatch.setattr("radar_callback.evaluator.RadarEvaluator.evaluate", failing)
     make_trainer(tmp_path, callback, max_steps=12).fit(PreTraining())
     assert callback.errors <= 2
+
+
+def test_ranks_on_a_machine_share_its_cores(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("radar_callback.integrations.lightning.spare_cores", lambda ranks: asked.append(ranks) or 1)
+    make_trainer(tmp_path, RadarCallback(folder, at_end=False), max_steps=1).fit(PreTraining())
+    make_trainer(tmp_path, RadarCallback(folder, at_end=False, workers=0), max_steps=1).fit(PreTraining())
+    assert asked == [1], "Lightning says how many there are, and a number of the user's own is taken as it is"

@@ -34,48 +34,48 @@ class Fault:
         return False
 
 
-class OneForwardRaises(Fault):
+class Forwards(Fault):
+    """Every forward of rank 1 is looked at before it is made."""
+
+    def begin(self, rank, root):
+        right = PackedScorer.predict
+
+        def predict(scorer, samples):
+            if rank == 1:
+                self.before(scorer, samples)
+            return right(scorer, samples)
+
+        PackedScorer.predict = predict
+        return False
+
+    def before(self, scorer, samples):
+        raise NotImplementedError
+
+
+class OneForwardRaises(Forwards):
     """In the second evaluation, and in no other."""
 
-    def begin(self, rank, root):
-        right = PackedScorer.predict
-
-        def predict(scorer, samples):
-            if rank == 1 and self.running.global_step == 2:
-                raise ValueError("this batch is cursed")
-            return right(scorer, samples)
-
-        PackedScorer.predict = predict
+    def before(self, scorer, samples):
+        if self.running.global_step == 2:
+            raise ValueError("this batch is cursed")
 
 
-class MemoryRunsOut(Fault):
-    """On one rank, for every batch of more than one item."""
+class MemoryRunsOut(Forwards):
+    """For every batch of more than one item."""
 
-    def begin(self, rank, root):
-        right = PackedScorer.predict
-
-        def predict(scorer, samples):
+    def before(self, scorer, samples):
+        if len(samples) > 1:
             scorer.calls += 1
-            if rank == 1 and len(samples) > 1:
-                raise torch.OutOfMemoryError("no more")
-            return right(scorer, samples)
-
-        PackedScorer.predict = predict
+            raise torch.OutOfMemoryError("no more")
 
 
-class NoMemoryAtAll(Fault):
-    """On one rank, from step 2 on, not even for an item that only keeps the other company."""
+class NoMemoryAtAll(Forwards):
+    """From step 2 on, for single items too."""
 
-    def begin(self, rank, root):
-        right = PackedScorer.predict
-
-        def predict(scorer, samples):
-            if rank == 1 and self.running.global_step >= 2:
-                scorer.calls += 1
-                raise torch.OutOfMemoryError("no more")
-            return right(scorer, samples)
-
-        PackedScorer.predict = predict
+    def before(self, scorer, samples):
+        if self.running.global_step >= 2:
+            scorer.calls += 1
+            raise torch.OutOfMemoryError("no more")
 
 
 class AlertFails(Fault):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,11 @@ def verdict(name="llava", way="packed", dtype=torch.float32):
         return check(WAYS[way](model, pad), ReferenceScorer(model, pad), groups)
 
 
+def roundings(found):
+    """How many times its rounding a way was found to be away."""
+    return [float(ratio) for ratio in re.findall(r"([\d.]+) times its rounding", found.why)]
+
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -45,6 +51,7 @@ def test_every_family_gets_the_packed_way_unless_it_cannot(name, dtype, caplog):
     for way in ("packed", "cached", "shared"):
         found = verdict(name, way, dtype)
         assert found.agrees == ((name, way) not in REFUSED), f"{way}: {found.why}"
+        assert not found.agrees or max(roundings(found), default=0) <= 1.5, "far from where mistakes begin"
 
 
 def off_by_one(monkeypatch):
@@ -118,6 +125,7 @@ def assert_caught(name, dtype):
     assert not found.agrees
     compared = any(said in found.why for said in ("largest difference", "times its rounding", "reads other tokens"))
     assert compared, f"expected the comparison itself to find it, not: {found.why}"
+    assert not roundings(found) or max(roundings(found)) >= 3 or "by 0.0e+00" not in found.why, "far from what is right"
 
 
 @pytest.mark.parametrize("mistake", SEEN)

@@ -5,8 +5,8 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed as dist
 
-from radar_callback import RadarCallback, RadarEvaluator
-from radar_callback.errors import EvaluationError, RanksApartError
+from radar_callback import Benchmark, RadarCallback, RadarEvaluator
+from radar_callback.errors import BenchmarkError, EvaluationError, ItemError, RanksApartError, Reason
 from radar_callback.scoring.scorer import needs_every_rank
 from tests.helpers import tiny
 from tests.helpers.families import FAMILIES
@@ -183,6 +183,37 @@ def test_an_error_inside_a_forward_of_all_ranks_is_one_that_nobody_may_swallow(f
     callback = RadarCallback(folder)
     with pytest.raises(RanksApartError), callback._guarded("evaluating"):
         raise RanksApartError("apart")
+
+
+def _cannot_read(rank, folder, made):
+    """Rank 0 reads no item without images, as when a shard is missing on one machine."""
+    model, processor = made()
+    evaluator = RadarEvaluator(model, processor, folder, batch_tokens=200, workers=0)
+    if rank == 0:
+        right = evaluator._source.encoded
+
+        def encoded(index):
+            if evaluator.benchmark.items[index].n_images == 0:
+                return ItemError(Reason.UNREADABLE, "not here")
+            return right(index)
+
+        evaluator._source.encoded = encoded
+    try:
+        result = evaluator.evaluate()
+    except BenchmarkError as error:
+        return str(error)
+    return result.samples, sum(row["count"] for row in result.abilities.values()), result.failures
+
+
+def test_a_kind_of_items_that_one_rank_cannot_read(folder, free_port):
+    """Where ranks work apart they count as unreadable; where a forward needs all, there is none that this rank could make."""
+    without = sum(item.n_images == 0 for item in Benchmark(folder).items)
+    assert without >= 1
+    (samples, counted, failures), other = in_processes(_cannot_read, free_port, folder, _bare)
+    assert (samples, counted, failures) == other
+    assert failures.keys() == {"unreadable"} and counted + failures["unreadable"] == samples == 13
+    for said in in_processes(_cannot_read, free_port, folder, _sharded):
+        assert "with images, or none without, can be used" in said
 
 
 def _memory_runs_out(rank, folder):

@@ -301,6 +301,7 @@ class RadarCallback(Callback):
         begun = time.monotonic()
         visible = self._progress and trainer.is_global_zero and trainer.progress_bar_callback is not None
         bar = progress_bar("radar") if visible else nullcontext()
+        errors = self.errors
         try:
             with self._guarded(f"evaluating at step {step}"), bar as progress:
                 result = self._evaluator.evaluate(
@@ -309,7 +310,7 @@ class RadarCallback(Callback):
                 self._publish(trainer, result, self._watch.overhead(also=time.monotonic() - begun))
         finally:
             # One that failed has taken its time too.
-            self._watch.took(time.monotonic() - begun, share)
+            self._watch.took(time.monotonic() - begun, share, whole=self.errors == errors)
         if self.errors:
             self._log_errors(trainer)
 

@@ -95,7 +95,7 @@ class Setup:
         Raises:
             BenchmarkError: If not a single item can be read and encoded.
         """
-        spares = self._spares(ranks)
+        spares = self._spares(ranks, needs_every_rank(model))
         face = appearance(model)
         changed = self._way is None or face != self._face
         seen = self._seen(ranks) if changed else []
@@ -153,8 +153,14 @@ class Setup:
             return CPU_TOKENS
         return token_budget(free_memory(ranks.device), self._bytes)
 
-    def _spares(self, ranks: Ranks) -> dict[bool, EncodedSample]:
-        """One with images and one without; where there is none of a kind on any rank, the other in its place."""
+    def _spares(self, ranks: Ranks, together: bool) -> dict[bool, EncodedSample]:
+        """One with images and one without; where there is none of a kind, the other in its place.
+
+        Args:
+            ranks: Who takes part.
+            together: Whether a forward needs them all. A rank that has none of a kind where others do would make other forwards
+                than they do; where ranks work apart, the items it cannot read are counted when it is their turn.
+        """
         items = self._source.benchmark.items
         found: dict[bool, EncodedSample] = {}
         first = None
@@ -165,14 +171,14 @@ class Setup:
                     break
                 except Exception as error:  # on this rank alone, perhaps: the others wait for what it says below
                     first = first or error
-        having = ranks.sum(torch.tensor([int(seen in found) for seen in (True, False)])).tolist()
-        # A rank that has none where others do would make other forwards than they do.
-        if not any(having) or not {*having} <= {0, ranks.size}:
+        having = ranks.sum(torch.tensor([bool(found), True in found, False in found]).long()).tolist()
+        if having[0] < ranks.size or (together and not {*having} <= {0, ranks.size}):
+            lacking = "" if having[0] < ranks.size else " with images, or none without,"
             raise BenchmarkError(
-                f"Expected items to score in benchmark {self._source.benchmark.name!r}, but none of its {len(items)} can be used"
-                + (f"; the first says: {first}." if not found else " on another rank, or none of those without images.")
+                f"Expected items to score in benchmark {self._source.benchmark.name!r}, but none of its {len(items)}{lacking} "
+                "can be used" + (f"; the first says: {first}." if first is not None else " on another rank.")
             )
-        return {seen: found.get(seen, found.get(not seen)) for seen in (True, False)}  # type: ignore[misc]
+        return {seen: found[seen] if seen in found else found[not seen] for seen in (True, False)}
 
     def _seen(self, ranks: Ranks) -> list[tuple[Item, EncodedSample]]:
         """A handful of items as different as the benchmark has them, of which every rank can read all."""
