@@ -15,15 +15,22 @@ torch.set_num_threads(1)
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
+GOLDEN = Path(__file__).resolve().parent / "data" / "golden"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real and golden data that are too large for the repository; tests that need them skip where they are absent."""
+    """Real items that do not belong into the repository; tests that need them skip where they are absent."""
     if not SHARED.is_dir():
-        pytest.skip("needs the folder `shared` beside the checkout (golden values and real items)")
+        pytest.skip("needs the folder `shared` beside the checkout (real items)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """A fake M3-Bench, a tiny Qwen2-VL, and what the published script says of them; see its README."""
+    return GOLDEN
 
 
 @pytest.fixture

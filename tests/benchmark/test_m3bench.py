@@ -49,8 +49,8 @@ def check(sample: Sample, wanted: dict, root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [".", "quirks"])
-def test_the_authors_order_gives_the_authors_prompts(name, shared):
-    folder = shared / "golden" / name
+def test_the_authors_order_gives_the_authors_prompts(name, golden):
+    folder = golden / name
     expected, found = expected_of(folder), read(folder, option_order="authors")
     assert found.keys() == expected.keys()
     assert list(found) != []
@@ -70,16 +70,16 @@ def test_the_authors_order_gives_the_authors_prompts(name, shared):
 
 
 @pytest.mark.parametrize("name", [".", "quirks"])
-def test_the_default_differs_only_where_options_are_shown(name, shared):
-    folder = shared / "golden" / name
+def test_the_default_differs_only_where_options_are_shown(name, golden):
+    folder = golden / name
     expected, found = expected_of(folder), read(folder)
     for place, wanted in expected.items():
         if wanted["random_draw"] is None and not QUIRKS & set(wanted["quirks"]):
             check(found[place], wanted, folder / "m3bench")
 
 
-def test_shown_options_have_all_letters_and_the_true_answer(shared):
-    folder = shared / "golden"
+def test_shown_options_have_all_letters_and_the_true_answer(golden):
+    folder = golden
     items = {}
     for file in (folder / "m3bench" / "multiple_discipline_reasoning").glob("*.json"):
         items |= json.loads(file.read_text())
@@ -229,8 +229,8 @@ def test_ids_become_keys_that_webdataset_cannot_split(make):
     assert [one.meta for one in found] == [{"file": "x.json", "q_id": q} for q in ("v1.5", "v1_5", "v1 5")]
 
 
-def test_all_nine_folders_become_a_benchmark(shared, tmp_path):
-    found = read_m3bench(shared / "golden" / "m3bench")
+def test_all_nine_folders_become_a_benchmark(golden, tmp_path):
+    found = read_m3bench(golden / "m3bench")
     write_shards(found.samples, tmp_path / "m3", name=found.name, groups=found.groups, max_samples=30)
     benchmark = Benchmark(tmp_path / "m3")
     assert set(benchmark.taxonomy.abilities) == set(FOLDERS)
@@ -244,8 +244,8 @@ def test_all_nine_folders_become_a_benchmark(shared, tmp_path):
     assert all(benchmark.read(i).key == item.key for i, item in enumerate(benchmark.items))
 
 
-def test_some_of_the_folders(shared, tmp_path):
-    shutil.copytree(shared / "golden" / "m3bench" / "spatial_reasoning", tmp_path / "spatial_reasoning")
+def test_some_of_the_folders(golden, tmp_path):
+    shutil.copytree(golden / "m3bench" / "spatial_reasoning", tmp_path / "spatial_reasoning")
     assert {one.ability for one in read_m3bench(tmp_path).samples} == {"spatial_reasoning"}
 
 

@@ -67,12 +67,24 @@ def test_dtype_and_prompt_make_a_difference(checkpoint, bench, tmp_path):
 
 
 @pytest.mark.parametrize("data", ["mathv_sample", "nlvr_sample"])
-def test_real_items_from_folder_to_numbers(data, shared, tmp_path):
+def test_real_items_from_folder_to_numbers(data, shared, golden, tmp_path):
     assert run("shards", "build", shared / "data" / data, tmp_path / "shards", "--from", "jsonl") == 0
     assert run("shards", "verify", tmp_path / "shards") == 0
     out = tmp_path / "scores.json"
-    golden = shared / "golden" / "tiny_qwen2vl"
-    assert run("score", golden, "--benchmark", tmp_path / "shards", "--json", out, "--limit", 3, "--per-sample") == 0
+    assert (
+        run(
+            "score",
+            golden / "tiny_qwen2vl",
+            "--benchmark",
+            tmp_path / "shards",
+            "--json",
+            out,
+            "--limit",
+            3,
+            "--per-sample",
+        )
+        == 0
+    )
     document = json.loads(out.read_text())
     assert document["coverage"] == 1
     assert document["count"] == len(document["samples"]) == 3 * len(document["abilities"])

@@ -92,8 +92,8 @@ def test_build_says_what_it_left_out(source, tmp_path, capsys, fails):
     assert printed[2].startswith("  line#4: ")
 
 
-def test_build_m3bench_and_mini_options(shared, tmp_path, capsys, fails):
-    m3 = shared / "golden" / "m3bench"
+def test_build_m3bench_and_mini_options(golden, tmp_path, capsys, fails):
+    m3 = golden / "m3bench"
     orders = {}
     for order in ("item", "authors"):
         arguments = ["shards", "build", m3, tmp_path / order, "--from", "m3bench", "--option-order", order]

@@ -1,6 +1,6 @@
 """The published Qwen2-VL script's own numbers on a fake M3-Bench, from shards to scores.
 
-The values in `shared/golden` were produced by running that script; see the README there. Items flagged with a quirk of the
+The values in `tests/data/golden` were produced by running that script; see the README there. Items flagged with a quirk of the
 script are left out: for these the right thing is done instead, and other tests say what that is.
 """
 
@@ -17,11 +17,6 @@ from radar_callback.benchmark.sources.m3bench import read_m3bench
 from radar_callback.benchmark.writer import write_shards
 from radar_callback.scoring.choose import WAYS
 from radar_callback.scoring.processor import load_processor
-
-
-@pytest.fixture(scope="module")
-def golden(shared):
-    return shared / "golden"
 
 
 @pytest.fixture(scope="module")
