@@ -5,11 +5,16 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from radar_callback.functional import discrimination_success
 from radar_callback.item_history import ItemHistory, ItemHistoryError, read_item_scores
 from radar_callback.item_scores import ItemIndex, ItemScores, clusters_of
+from radar_callback.item_table import ItemTable
 from radar_callback.journal import read_lines
 from radar_callback.paired import change, clustered_errors, clustered_mean, image_gain
+from radar_callback.ranks import Ranks
+from radar_callback.scoring.reading import CandidateScores
 
 N = 30
 
@@ -31,7 +36,9 @@ def scores_of(index, seed, missing=()):
     for i in missing:
         parts[i][:] = np.nan
     flat = np.concatenate(parts).astype(np.float32)
-    return ItemScores(flat, np.where(np.isnan(flat), np.nan, -rng.uniform(0.1, 20, len(flat))).astype(np.float32))
+    logprobs = np.where(np.isnan(flat), np.nan, -rng.uniform(0.1, 20, len(flat))).astype(np.float32)
+    success = np.array([bool(part[0] >= part.max()) for part in parts])
+    return ItemScores(flat, logprobs, success)
 
 
 def test_what_is_read_back_is_what_was_written(index, tmp_path):
@@ -47,6 +54,47 @@ def test_what_is_read_back_is_what_was_written(index, tmp_path):
         np.testing.assert_array_equal(found[step].probabilities, kept.scores[step].probabilities)
     assert np.isnan(found[0].sds(index)[[4, 9]]).all() and np.isfinite(found[0].sds(index)).sum() == N - 2
     assert kept.before(100)[0] == 50 and kept.before(0) is None
+
+
+def candidate_scores(logits):
+    widest = max(map(len, logits))
+    mask = torch.tensor([[k < len(row) for k in range(widest)] for row in logits])
+    padded = torch.tensor([[*row, *[0.0] * (widest - len(row))] for row in logits], dtype=torch.float64)
+    return CandidateScores(padded, padded - 9, mask)
+
+
+def test_one_function_says_what_is_correct(tmp_path):
+    """Ties are correct; what is told apart by less than the file's two bytes stays told apart."""
+    logits = [[1.0, 1.0], [1.0, 1.0 + 1e-7], [1.0 + 1e-7, 1.0], [2.0, 1.0, 2.0], [0.0, 1e-6, -1.0], [math.nan, 0.0]]
+    index = ItemIndex("ties", tuple("abcdef"), ("colour",) * 6, tuple(range(6)), tuple(map(len, logits)))
+    scores = candidate_scores(logits)
+    table = ItemTable(index)
+    table.put(range(6), scores)
+    gathered = table.scores(Ranks(torch.device("cpu")))
+    assert gathered.correct(index).tolist() == [True, False, True, True, False, False]
+    assert gathered.correct(index).tolist() == discrimination_success(scores.mean_logits, scores.mask).tolist()
+
+    kept = ItemHistory(tmp_path / "radar_items.jsonl", index)
+    kept.append(0, gathered)
+    for read in (kept.scores[0], read_item_scores(kept.path)[1][0]):
+        assert read.correct(index).tolist() == gathered.correct(index).tolist()
+        assert read.probabilities[2] == read.probabilities[3]  # a tie, as far as two bytes can tell
+    # Learned and forgotten are told from the same bits as accuracy.
+    turned = candidate_scores([row if i != 1 else [1.0, 1.0] for i, row in enumerate(logits)])
+    later = ItemTable(index)
+    later.put(range(6), turned)
+    row = change(index, kept.scores[0], kept.as_kept(later.scores(Ranks(torch.device("cpu")))))["colour"]
+    assert (row["learned"], row["forgotten"]) == (1, 0)
+
+
+def test_a_file_without_the_bits_is_read_by_the_same_rule(index, tmp_path):
+    """Files of the first releases hold probabilities only."""
+    old = ItemScores(np.float32([0.5, 0.5, 0.3, 0.7, math.nan, math.nan]), np.float32([-1] * 4 + [math.nan] * 2))
+    three = ItemIndex("old", ("a", "b", "c"), ("colour",) * 3, (0, 1, 2), (2, 2, 2))
+    kept = ItemHistory(tmp_path / "radar_items.jsonl", three)
+    kept.append(0, old)
+    assert b"correct" not in kept.path.read_bytes()
+    assert read_item_scores(kept.path)[1][0].correct(three).tolist() == [True, False, False]
 
 
 def test_it_is_as_small_as_it_says(tmp_path):

@@ -52,10 +52,13 @@ class ItemScores:
     Attributes:
         probabilities: `[sum of K]` float32: `softmax` over an item's candidates of their mean raw logits (equation 4).
         logprobs: `[sum of K]` float32: mean log-probability of each candidate's tokens, in nats.
+        success: `[N]` boolean: what :func:`radar_callback.functional.discrimination_success` said of the scores themselves,
+            before they were rounded; None in files that were written before it was kept.
     """
 
     probabilities: Floats
     logprobs: Floats
+    success: NDArray[np.bool_] | None = None
 
     def sds(self, index: ItemIndex) -> Floats:
         """`[N]`: probability of each item's correct candidate.
@@ -69,11 +72,20 @@ class ItemScores:
         return self.probabilities[index.starts[:-1]]
 
     def correct(self, index: ItemIndex) -> NDArray[np.bool_]:
-        """`[N]`: whether an item's correct candidate has a higher probability than any other; false if not scored."""
-        rest = self.probabilities.copy()
-        rest[index.starts[:-1]] = -1
-        best = np.fmax.reduceat(rest, index.starts[:-1])
-        return np.asarray(self.sds(index) > best)
+        """`[N]`: whether no candidate of an item has a higher score than the correct one; false if not scored.
+
+        Where it was not kept, it is made out from the probabilities by the same rule, for which a tie is a success.
+
+        Example:
+            >>> index = ItemIndex("mini", ("a", "b"), ("colour", "count"), (0, 1), (2, 2))
+            >>> scores = ItemScores(np.float32([0.5, 0.5, 0.4, 0.6]), np.float32([-1, -1, -2, -2]))
+            >>> scores.correct(index).tolist()
+            [True, False]
+        """
+        if self.success is not None:
+            return self.success
+        best = np.fmax.reduceat(self.probabilities, index.starts[:-1])
+        return np.asarray(self.sds(index) >= best)
 
     def fluency(self, index: ItemIndex) -> float:
         """Mean log-probability of the tokens of all candidates, right and wrong, in nats; NaN if nothing was scored.

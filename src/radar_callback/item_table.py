@@ -10,6 +10,7 @@ from torch import Tensor
 
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.errors import ItemError
+from radar_callback.functional import candidate_probabilities, discrimination_success
 from radar_callback.item_scores import ItemIndex, ItemScores, clusters_of
 from radar_callback.ranks import Ranks
 from radar_callback.scoring.encode import EncodedSample
@@ -27,6 +28,7 @@ class ItemTable:
         self._index = index
         # Bits of a float32 each, 0 where this rank scored nothing: added up over ranks they stay the bits they are.
         self._bits = torch.zeros(2, int(index.starts[-1]), dtype=torch.int32)
+        self._success = torch.zeros(len(index.keys), dtype=torch.int32)
 
     def put(self, indices: Sequence[int], scores: CandidateScores) -> None:
         """Enters a batch of scored items.
@@ -36,7 +38,8 @@ class ItemTable:
             scores: `[N, K]`.
         """
         fine = (scores.mean_logits.isfinite() & scores.mean_logprobs.isfinite()).all(1)
-        spread = scores.mean_logits.masked_fill(~scores.mask, -torch.inf).softmax(1).float().cpu()
+        spread = candidate_probabilities(scores.mean_logits, scores.mask).float().cpu()
+        success = discrimination_success(scores.mean_logits, scores.mask).int().cpu()
         logprobs = scores.mean_logprobs.float().cpu()
         for row, (index, usable) in enumerate(zip(indices, fine.tolist(), strict=True)):
             if usable:
@@ -46,12 +49,17 @@ class ItemTable:
                 least = torch.finfo(torch.float32).tiny
                 self._bits[0, at] = spread[row, :k].clamp(min=least).view(torch.int32)
                 self._bits[1, at] = logprobs[row, :k].clamp(max=-least).view(torch.int32)
+                self._success[index] = success[row]
 
     def scores(self, ranks: Ranks) -> ItemScores:
         """All ranks' entries together; NaN where no rank made one."""
-        bits: Tensor = ranks.sum(self._bits)
+        n = self._bits.shape[1]
+        summed: Tensor = ranks.sum(torch.cat([self._bits.flatten(), self._success]))
+        bits = summed[: 2 * n].view(2, n)
         values = bits.view(torch.float32).masked_fill(bits == 0, torch.nan).numpy()
-        return ItemScores(np.ascontiguousarray(values[0]), np.ascontiguousarray(values[1]))
+        return ItemScores(
+            np.ascontiguousarray(values[0]), np.ascontiguousarray(values[1]), summed[2 * n :].bool().numpy()
+        )
 
 
 def item_index(benchmark: Benchmark) -> ItemIndex:
