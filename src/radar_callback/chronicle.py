@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Chronicle:
 
     def add(self, result: RadarResult) -> Entry:
         """Writes an evaluation down and says what it tells; what is on disk survives whatever happens next."""
+        started = time.perf_counter()
         record = result.to_record()
         scores = result.item_scores
         if self._items is not None and scores is not None:
@@ -96,6 +98,8 @@ class Chronicle:
         with self._guard("diagnosing"):
             findings = [one for one in findings_of([*self.records, record]) if one.step == result.step]
             record["findings"] = [jsonable(one.to_record()) for one in findings]
+        # Training, and every other rank, stands still for this too.
+        record["seconds"] = result.seconds + time.perf_counter() - started
         self.records.append(record)
         if self._history is not None:
             with self._guard("writing the history"):

@@ -91,12 +91,16 @@ class ItemHistory:
         return _decoded(json.loads(_line(0, scores)), self.index)
 
     def append(self, step: int, scores: ItemScores) -> None:
-        """Adds an evaluation and returns once it is on the disk; one at a step that is there takes its place."""
+        """Adds an evaluation; one at a step that is there takes its place.
+
+        The line survives the end of this process at any moment. Other ranks wait while it is written, so the disk is not waited
+        for: of an evaluation the history alone is, and a power cut may take the newest line from here.
+        """
         last = max(self._scores, default=HEAD)
         # Not the scores as they are, so that a run that goes on and one that is resumed find the same.
         self._scores[step] = self.as_kept(scores)
         if self.path.exists() and step > last:
-            append_line(self.path, _line(step, scores))
+            append_line(self.path, _line(step, scores), sync=False)
         else:
             self._scores = dict(sorted(self._scores.items()))
             self._rewrite()

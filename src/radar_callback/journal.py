@@ -60,15 +60,23 @@ def set_aside(path: Path, *companions: Path) -> Path | None:
     return kept
 
 
-def append_line(path: Path, line: bytes) -> None:
-    """Adds a line in one write; if the disk is full, the file is left as it was."""
+def append_line(path: Path, line: bytes, sync: bool = True) -> None:
+    """Adds a line in one write; if the disk is full, the file is left as it was.
+
+    Args:
+        path: The file.
+        line: With its newline.
+        sync: Whether to wait until the line is on the disk. Without, it survives the end of this process, and a power cut may
+            take it.
+    """
     with path.open("ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             written = file.write(line)
             if written != len(line):
                 raise OSError(f"only {written} of {len(line)} bytes could be written to {path}")
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         except OSError:
             file.truncate(size)
             raise

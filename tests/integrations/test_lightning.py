@@ -18,6 +18,7 @@ from radar_callback.benchmark.writer import write_shards
 from radar_callback.errors import BenchmarkError, ConfigError
 from tests.helpers import tiny
 from tests.helpers.training import Captions, PreTraining
+from tests.helpers.wandb_reader import read_run
 
 
 @pytest.fixture(scope="module")
@@ -402,3 +403,29 @@ def test_ranks_on_a_machine_share_its_cores(folder, tmp_path, monkeypatch):
     make_trainer(tmp_path, RadarCallback(folder, at_end=False), max_steps=1).fit(PreTraining())
     make_trainer(tmp_path, RadarCallback(folder, at_end=False, workers=0), max_steps=1).fit(PreTraining())
     assert asked == [1], "Lightning says how many there are, and a number of the user's own is taken as it is"
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_values_that_users_give_wandb_with_a_step_of_their_own_stay(folder, tmp_path, monkeypatch, watched):
+    """W&B drops a value at a step that its counter has passed, and every row of ours moves the counter."""
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"MODE": "offline", "SILENT": "true", "DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+
+    class Logging(PreTraining):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            self.log("loss", loss)
+            self.logger.experiment.log({"own": self.global_step}, step=self.global_step)
+            return loss
+
+    callback = RadarCallback(folder, every_n_steps=5, blind_share=0, workers=0)
+    options = {"logger": WandbLogger(save_dir=tmp_path), "max_steps": 16, "log_every_n_steps": 5}
+    make_trainer(tmp_path, *([callback] if watched else []), **options).fit(Logging())
+    wandb.finish()
+    run = read_run(tmp_path)
+    assert [row["own"] for row in run.rows if "own" in row] == list(range(16))
+    if watched:
+        points = run.series("radar/sds/overall")
+        assert points == [(r["step"], r["overall"]["sds"]) for r in callback.records]
+        assert [step for step, _ in points] == [0, 5, 10, 15, 16]

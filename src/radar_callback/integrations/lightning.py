@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -25,8 +24,8 @@ from radar_callback.history import usable_records
 from radar_callback.integrations.discovery import find_model, find_processor, log_folder, replica_of
 from radar_callback.integrations.rooted import through_root
 from radar_callback.reporting.alerts import send
-from radar_callback.reporting.loggers import log_items, log_result
 from radar_callback.reporting.progress import progress_bar
+from radar_callback.reporting.publisher import LAST_PATIENCE, Publisher
 from radar_callback.reporting.terminal import summary_line
 from radar_callback.result import RadarResult, labelled
 from radar_callback.schedule import Schedule, automatic_interval
@@ -161,7 +160,7 @@ class RadarCallback(Callback):
         self._resumed = False
         self._requested = False
         self._label = ""
-        self._logging_failures: Counter[tuple[str, str]] = Counter()
+        self._publisher: Publisher | None = None
         self._last_attempt: int | None = None
         self._watch: Watch | None = None
 
@@ -220,6 +219,7 @@ class RadarCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the history; scores the model as it is before the first step."""
         self._last_attempt = None
+        self._publisher = Publisher(trainer.loggers) if trainer.is_global_zero else None
         self._open_history(trainer)
         schedule = self._schedule
         if schedule is None and self._every_seconds is None:
@@ -244,6 +244,10 @@ class RadarCallback(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Evaluates when the schedule says so, or on request."""
         assert self._watch is not None
+        # Not in a batch in which Lightning logs: W&B would count two more rows, and a user's own row may stand between them.
+        own_log = trainer.log_every_n_steps > 1 and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if self._publisher is not None and not own_log:
+            self._publisher.deliver()
         if self._watch.due(trainer.global_step) or self._requested:
             self._evaluate(trainer)
 
@@ -251,7 +255,12 @@ class RadarCallback(Callback):
         """Scores the model as it is after the last step."""
         if self.at_end:
             self._evaluate(trainer, last=True)
+        self._deliver_all()
         self._resumed = False
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives loggers what is still to be given, before they are closed."""
+        self._deliver_all()
 
     def state_dict(self) -> dict[str, Any]:
         """The history, in builtin types that `torch.load(weights_only=True)` accepts."""
@@ -334,21 +343,33 @@ class RadarCallback(Callback):
         """Writes an evaluation down and tells everybody, on the first rank; returns what was found there."""
         entry = self._chronicle.add(result) if self._chronicle is not None else None
         self._records.append(result.to_record() if entry is None else entry.record)
-        if trainer.is_global_zero:
-            log_result(trainer.loggers, result, metrics, self._records, self._logging_failures, self._label)
+        if self._publisher is not None:
+            items = entry.items if entry is not None else None
+            # As in the history: comparing items and diagnosing are a part of what an evaluation takes.
+            metrics = {**metrics, labelled("radar/seconds", self._label): self._records[-1]["seconds"]}
+            self._publisher.publish(result, metrics, self._records, items, self._label)
             rank_zero_info(summary_line(result))
         if entry is None:
             return []
-        log_items(trainer.loggers, entry.items, result.step, self._logging_failures, self._label)
-        send(entry.findings, trainer.loggers, self._on_finding)
+        send(entry.findings, self._tell_loggers(result.step), self._on_finding)
         return entry.findings
+
+    def _tell_loggers(self, step: int) -> Callable[[Callable[[Any], None]], None]:
+        publisher = self._publisher
+        return lambda function: publisher.call(function, "alert", step) if publisher is not None else None
+
+    def _deliver_all(self) -> None:
+        """Waits for pictures that are still being drawn."""
+        if self._publisher is not None:
+            with self._guarded("publishing what has been drawn"):
+                self._publisher.deliver(wait=LAST_PATIENCE)
 
     def _log_errors(self, trainer: Trainer) -> None:
         key = labelled("radar/errors", self._label)
         trainer.callback_metrics[key] = torch.tensor(float(self.errors))
-        for logger in trainer.loggers if trainer.is_global_zero else ():
+        if self._publisher is not None:
             with self._guarded("logging the number of errors"):
-                logger.log_metrics({key: self.errors}, step=trainer.global_step)
+                self._publisher.publish_scalars(trainer.global_step, {key: self.errors})
 
     @contextmanager
     def _guarded(self, doing: str) -> Iterator[None]:

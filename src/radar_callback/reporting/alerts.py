@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from radar_callback.diagnosis import Finding
@@ -12,7 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def send(
-    findings: Sequence[Finding], loggers: Iterable[Any], on_finding: Callable[[Finding], None] | None = None
+    findings: Sequence[Finding],
+    tell_loggers: Callable[[Callable[[Any], None]], None],
+    on_finding: Callable[[Finding], None] | None = None,
 ) -> None:
     """Tells about findings. Call it on rank zero only.
 
@@ -22,23 +24,19 @@ def send(
 
     Args:
         findings: New ones.
-        loggers: Of the Trainer.
-        on_finding: Called with each.
+        tell_loggers: Calls a function with each logger of the run, and raises nothing.
+        on_finding: Called with each finding.
     """
     for finding in findings:
         log.log(logging.WARNING if finding.is_alarm else logging.INFO, "radar: %s", finding.message)
-        tell: list[Callable[[], Any]] = []
         if on_finding is not None:
-            tell.append(lambda one=finding: on_finding(one))  # type: ignore[misc]
-        if finding.is_alarm:
-            title = f"radar: {finding.kind.replace('_', ' ')} of {finding.subject}"
-            for logger in loggers:
-                tell.append(lambda to=logger, name=title, one=finding: _alert(to, name, one.message))  # type: ignore[misc]
-        for one in tell:
             try:
-                one()
+                on_finding(finding)
             except Exception:
                 log.exception("Could not pass on a finding; training goes on.")
+        if finding.is_alarm:
+            title = f"radar: {finding.kind.replace('_', ' ')} of {finding.subject}"
+            tell_loggers(lambda logger, title=title, text=finding.message: _alert(logger, title, text))  # type: ignore[misc]
 
 
 def _alert(logger: Any, title: str, text: str) -> None:

@@ -1,7 +1,8 @@
 """An evaluation to every logger of a run: scalars to all, table and pictures to those that can show them.
 
 What a logger can do is asked of the logger, not of its class, so neither wandb nor Lightning is imported here and loggers
-of one's own work too.
+of one's own work too. W&B gets all of an evaluation in one call: each call advances its step counter, and values that users log
+themselves at a step it has passed are dropped.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +31,132 @@ TABLE_KEY, CHART_KEY, CURVES_KEY = "radar/table", "radar/chart", "radar/curves"
 TABLE_COLUMNS = ("ability", "group", "sds", "se", "chance", "sds_logprob", "accuracy", "count", "change", "step")
 
 
+class Takes(StrEnum):
+    """What a logger can be given."""
+
+    ROW = "row"
+    """Scalars, tables and pictures in one call: W&B."""
+    PARTS = "parts"
+    """Scalars; tables and pictures through `log_table` and `log_image`."""
+    IMAGES = "images"
+    """Scalars; pictures through its experiment's `add_image`: TensorBoard."""
+    SCALARS = "scalars"
+    """Nothing but scalars."""
+
+
+def what_it_takes(logger: Any) -> Takes:
+    """Asks a logger what it can be given; opens its experiment, which may take time."""
+    experiment = _experiment_of(logger)
+    if type(experiment).__module__.partition(".")[0] == "wandb":
+        return Takes.ROW
+    if _can(logger, "log_table", "log_image"):
+        return Takes.PARTS
+    return Takes.IMAGES if _can(experiment, "add_image") else Takes.SCALARS
+
+
+class EvaluationContent:
+    """Tables and pictures of one evaluation, each made once however many loggers want it, and only if one does.
+
+    Args:
+        result: The evaluation.
+        records: The history up to and including it.
+        items: The items that changed the most since the evaluation before, if there was one.
+        label: Stands in the keys, as in those of the scalars; see :func:`radar_callback.result.labelled`.
+    """
+
+    def __init__(
+        self, result: RadarResult, records: Sequence[Record], items: ItemChanges | None = None, label: str = ""
+    ) -> None:
+        self.table_key, self.chart_key, self.curves_key, self.items_key = (
+            labelled(key, label) for key in (TABLE_KEY, CHART_KEY, CURVES_KEY, ITEMS_KEY)
+        )
+        self.has_items = items is not None
+        self._result = result
+        self._records = [record for record in records if record["step"] <= result.step]
+        self._items = items
+
+    @cached_property
+    def table(self) -> list[list[Any]]:
+        """Rows under `TABLE_COLUMNS`."""
+        return table_rows(self._result, self._records)
+
+    @cached_property
+    def items(self) -> list[list[Any]]:
+        """Rows under :data:`radar_callback.reporting.item_changes.COLUMNS`, with pictures where an item has images."""
+        return self._items.rows(lambda image: image) if self._items is not None else []
+
+    @cached_property
+    def chart(self) -> Image:
+        """Radar chart of this evaluation against the first."""
+        from radar_callback.reporting.radar_chart import first_of, radar_figure
+        from radar_callback.reporting.style import render
+
+        record = self._result.to_record()
+        return render(radar_figure(record, first_of(self._records, record)), width=800)
+
+    @cached_property
+    def curves(self) -> Image:
+        """All curves so far."""
+        from radar_callback.reporting.figures import curves_figure
+        from radar_callback.reporting.style import render
+
+        return render(curves_figure(self._records, benchmark=self._result.benchmark), width=1200)
+
+    def draw(self) -> None:
+        """Makes the pictures now; one that fails fails again, and is counted, when a logger wants it."""
+        for name in ("chart", "curves"):
+            with suppress(Exception):
+                getattr(self, name)
+
+
+def log_evaluation(
+    logger: Any,
+    name: str,
+    takes: Takes,
+    step: int,
+    failures: Counter[tuple[str, str]],
+    metrics: Mapping[str, float],
+    content: EvaluationContent | None = None,
+) -> None:
+    """Gives a logger an evaluation, or what of it can be made: a broken picture takes nothing else with it.
+
+    Args:
+        logger: The logger.
+        name: What it is called in `failures` and in the log.
+        takes: What it can be given; see :func:`what_it_takes`.
+        step: Of the evaluation.
+        failures: Added to; only the first failure of a kind is written to the log.
+        metrics: Scalars by key; none where they were given to the logger before.
+        content: Tables and pictures, for loggers that take them.
+    """
+    jobs: list[tuple[str, Callable[[], None]]] = []
+    if takes is Takes.ROW:
+        row = dict(metrics) | (_wandb_media(content, name, step, failures) if content is not None else {})
+        jobs.append(("scalars", lambda: logger.log_metrics(row, step)))
+    elif metrics:
+        jobs.append(("scalars", lambda: logger.log_metrics(metrics, step)))
+    if content is not None and takes is Takes.PARTS:
+        jobs += [
+            ("table", lambda: _log_table(logger, content.table_key, TABLE_COLUMNS, content.table, step)),
+            ("chart", lambda: logger.log_image(key=content.chart_key, images=[content.chart], step=step)),
+            ("curves", lambda: logger.log_image(key=content.curves_key, images=[content.curves], step=step)),
+        ]
+        if content.has_items:
+            jobs.append(
+                ("items", lambda: _log_table(logger, content.items_key, ITEM_COLUMNS, _no_images(content.items), step))
+            )
+    elif content is not None and takes is Takes.IMAGES:
+        jobs += [
+            ("chart", lambda: _add_image(logger, content.chart_key, content.chart, step)),
+            ("curves", lambda: _add_image(logger, content.curves_key, content.curves, step)),
+        ]
+    for kind, job in jobs:
+        try:
+            job()
+        except Exception as error:
+            count_failure(failures, name, kind, step, error)
+
+
 def log_result(
     loggers: Iterable[Any],
     result: RadarResult,
@@ -35,13 +164,13 @@ def log_result(
     records: Sequence[Record],
     failures: Counter[tuple[str, str]] | None = None,
     label: str = "",
+    items: ItemChanges | None = None,
 ) -> Counter[tuple[str, str]]:
-    """Gives an evaluation to each logger. Call it on rank zero only.
+    """Gives an evaluation to each logger and returns when all have it. Call it on rank zero only.
 
-    Scalars go through `log_metrics` at the step of the evaluation. A logger with `log_table` and `log_image`
-    (`WandbLogger`) also gets the table `radar/table` and the pictures `radar/chart` and `radar/curves`; one whose
-    `experiment` has `add_image` (`TensorBoardLogger`) the pictures. A logger that raises keeps neither the others from
-    getting theirs nor training from going on.
+    Scalars go through `log_metrics` at the step of the evaluation. W&B gets scalars, tables and pictures in one call, a logger
+    with `log_table` and `log_image` in one each, and one whose `experiment` has `add_image` (`TensorBoardLogger`) the
+    pictures. A logger that raises keeps neither the others from getting theirs nor training from going on.
 
     Args:
         loggers: The loggers; each needs `log_metrics(metrics, step)` only.
@@ -52,28 +181,25 @@ def log_result(
             kind is written to the log.
         label: Stands in the keys of table and pictures, as in those of `metrics`; see
             :func:`radar_callback.result.labelled`.
+        items: The items that changed the most since the evaluation before, if there was one.
 
     Returns:
         `failures`, or a new counter.
     """
     failures = Counter() if failures is None else failures
-    rich = _Rich(result, records, label)
-    for position, logger in enumerate(loggers):
-        name = f"{type(logger).__name__} ({position})"
-        jobs: list[tuple[str, Callable[[Any], None]]] = [("scalars", lambda to: to.log_metrics(metrics, result.step))]
-        if _can(logger, "log_table", "log_image"):
-            jobs += [("table", rich.table_through), ("chart", rich.chart_through), ("curves", rich.curves_through)]
-        elif _can(_experiment_of(logger), "add_image"):
-            jobs += [("chart", rich.chart_into_experiment), ("curves", rich.curves_into_experiment)]
-        for kind, job in jobs:
-            try:
-                job(logger)
-            except Exception as error:
-                _count(failures, name, kind, result.step, error)
+    content = EvaluationContent(result, records, items, label)
+    for name, logger in named(loggers):
+        log_evaluation(logger, name, what_it_takes(logger), result.step, failures, metrics, content)
     return failures
 
 
-def _count(failures: Counter[tuple[str, str]], name: str, kind: str, step: int, error: Exception) -> None:
+def named(loggers: Iterable[Any]) -> list[tuple[str, Any]]:
+    """Loggers and what they are called in messages: their class, and their place in the Trainer's list."""
+    return [(f"{type(logger).__name__} ({position})", logger) for position, logger in enumerate(loggers)]
+
+
+def count_failure(failures: Counter[tuple[str, str]], name: str, kind: str, step: int, error: BaseException) -> None:
+    """Counts what a logger could not be given; only the first of a kind is written to the log."""
     failures[name, kind] += 1
     if failures[name, kind] == 1:
         _log.warning(
@@ -82,40 +208,43 @@ def _count(failures: Counter[tuple[str, str]], name: str, kind: str, step: int, 
         )  # fmt: skip
 
 
-def log_items(
-    loggers: Iterable[Any],
-    changes: ItemChanges | None,
-    step: int,
-    failures: Counter[tuple[str, str]],
-    label: str = "",
-) -> None:
-    """Gives the items that changed the most to each logger that takes tables, with their images where it takes these.
+def _wandb_media(
+    content: EvaluationContent, name: str, step: int, failures: Counter[tuple[str, str]]
+) -> dict[str, Any]:
+    """Tables and pictures in W&B's own classes, by key."""
+    import wandb
 
-    Args:
-        loggers: The loggers.
-        changes: The items; None if there was no earlier evaluation.
-        step: Of the evaluation.
-        failures: As in :func:`log_result`.
-        label: As in :func:`log_result`.
-    """
-    for position, logger in enumerate(loggers):
-        if changes is None or not _can(logger, "log_table"):
-            continue
+    def picture(cell: Any) -> Any:
+        return wandb.Image(cell) if hasattr(cell, "convert") else cell
+
+    makers: dict[str, tuple[str, Callable[[], Any]]] = {
+        "table": (content.table_key, lambda: wandb.Table(columns=list(TABLE_COLUMNS), data=content.table)),
+        "chart": (content.chart_key, lambda: [wandb.Image(content.chart)]),
+        "curves": (content.curves_key, lambda: [wandb.Image(content.curves)]),
+    }
+    if content.has_items:
+        makers["items"] = (
+            content.items_key,
+            lambda: wandb.Table(
+                columns=list(ITEM_COLUMNS), data=[[picture(cell) for cell in row] for row in content.items]
+            ),
+        )
+    media = {}
+    for kind, (key, make) in makers.items():
         try:
-            rows = changes.rows(_picture_for(logger))
-            logger.log_table(key=labelled(ITEMS_KEY, label), columns=list(ITEM_COLUMNS), data=rows, step=step)
+            media[key] = make()
         except Exception as error:
-            _count(failures, f"{type(logger).__name__} ({position})", "items", step, error)
+            count_failure(failures, name, kind, step, error)
+    return media
 
 
-def _picture_for(logger: Any) -> Callable[[Image], Any]:
-    """How a logger wants a picture within a table: W&B in a class of its own, others not at all."""
-    if type(_experiment_of(logger)).__module__.partition(".")[0] == "wandb":
-        import wandb
+def _log_table(logger: Any, key: str, columns: Sequence[str], rows: list[list[Any]], step: int) -> None:
+    logger.log_table(key=key, columns=list(columns), data=rows, step=step)
 
-        picture: Callable[[Image], Any] = wandb.Image
-        return picture
-    return lambda image: None
+
+def _no_images(rows: list[list[Any]]) -> list[list[Any]]:
+    """For loggers of which it is not known how they want a picture within a table."""
+    return [[None if hasattr(cell, "convert") else cell for cell in row] for row in rows]
 
 
 def table_rows(result: RadarResult, records: Sequence[Record]) -> list[list[Any]]:
@@ -132,49 +261,6 @@ def table_rows(result: RadarResult, records: Sequence[Record]) -> list[list[Any]
         cells = {**row, "ability": name, "change": change, "step": result.step}
         rows.append([_cell(cells[column]) for column in TABLE_COLUMNS])
     return rows
-
-
-class _Rich:
-    """Table and pictures of one evaluation, drawn once however many loggers want them, and only if one does."""
-
-    def __init__(self, result: RadarResult, records: Sequence[Record], label: str) -> None:
-        self._table_key, self._chart_key, self._curves_key = (
-            labelled(key, label) for key in (TABLE_KEY, CHART_KEY, CURVES_KEY)
-        )
-        self._result = result
-        self._records = records
-
-    @cached_property
-    def _chart(self) -> Image:
-        from radar_callback.reporting.radar_chart import first_of, radar_figure
-        from radar_callback.reporting.style import render
-
-        record = self._result.to_record()
-        return render(radar_figure(record, first_of(self._records, record)), width=800)
-
-    @cached_property
-    def _curves(self) -> Image:
-        from radar_callback.reporting.figures import curves_figure
-        from radar_callback.reporting.style import render
-
-        records = [record for record in self._records if record["step"] <= self._result.step]
-        return render(curves_figure(records, benchmark=self._result.benchmark), width=1200)
-
-    def table_through(self, logger: Any) -> None:
-        rows = table_rows(self._result, self._records)
-        logger.log_table(key=self._table_key, columns=list(TABLE_COLUMNS), data=rows, step=self._result.step)
-
-    def chart_through(self, logger: Any) -> None:
-        logger.log_image(key=self._chart_key, images=[self._chart], step=self._result.step)
-
-    def curves_through(self, logger: Any) -> None:
-        logger.log_image(key=self._curves_key, images=[self._curves], step=self._result.step)
-
-    def chart_into_experiment(self, logger: Any) -> None:
-        _add_image(logger, self._chart_key, self._chart, self._result.step)
-
-    def curves_into_experiment(self, logger: Any) -> None:
-        _add_image(logger, self._curves_key, self._curves, self._result.step)
 
 
 def _add_image(logger: Any, key: str, image: Image, step: int) -> None:
