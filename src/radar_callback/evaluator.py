@@ -18,6 +18,7 @@ from radar_callback.memory import peak_bytes
 from radar_callback.paired import image_gain
 from radar_callback.parts import Parts
 from radar_callback.ranks import Ranks, Replica
+from radar_callback.resharding import sharding_kept
 from radar_callback.result import RadarResult
 from radar_callback.rounds import Counts, Nowhere, Rounds
 from radar_callback.scoring.blind import BlindEncoder
@@ -26,9 +27,10 @@ from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.plan import deal
 from radar_callback.scoring.prompt import PromptStyle
-from radar_callback.scoring.scorer import unwrapped
+from radar_callback.scoring.scorer import a_parameter, unwrapped
 from radar_callback.scoring.setup import Setup
 from radar_callback.scoring.source import EncodedBenchmark
+from radar_callback.shared_buffers import use_first_ranks_buffers
 from radar_callback.tally import Tally
 from radar_callback.untouched import untouched
 
@@ -148,8 +150,10 @@ class RadarEvaluator:
         started = time.perf_counter()
         device = self._ranks().device
         peak = peak_bytes(device)
-        with untouched(self.model), self._features.over(self.model):
-            found = self._run(share, per_sample, progress, cancelled)
+        with untouched(self.model), sharding_kept(self.model):
+            use_first_ranks_buffers(self.model, self._ranks())
+            with self._features.over(self.model):
+                found = self._run(share, per_sample, progress, cancelled)
         seconds = time.perf_counter() - started
         return RadarResult(
             step=step,
@@ -165,7 +169,7 @@ class RadarEvaluator:
         self._parts.moved(self.model, self._ranks())
 
     def _ranks(self) -> Ranks:
-        return Ranks(next(p for p in self.model.parameters() if p.is_floating_point()).device, self.replica)
+        return Ranks(a_parameter(self.model).device, self.replica)
 
     def _has_images(self, batch: Sequence[int]) -> bool:
         return self.benchmark.items[batch[0]].n_images > 0
@@ -173,7 +177,7 @@ class RadarEvaluator:
     def _run(
         self, share: float, per_sample: bool, progress: Progress | None, cancelled: Callable[[], bool]
     ) -> dict[str, Any]:
-        parameter = next(p for p in self.model.parameters() if p.is_floating_point())
+        parameter = a_parameter(self.model)
         ranks = self._ranks()
         tokenizer = self.processor.tokenizer
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,6 +70,21 @@ class Ranks:
     def all_agree(self, statement: bool) -> bool:
         """Whether a statement holds on every rank."""
         return int(self.sum(torch.tensor(int(statement)))) == self.size
+
+    def same(self, values: Sequence[int]) -> list[bool]:
+        """Of each number: whether all ranks have the same."""
+        if self.size == 1:
+            return [True] * len(values)
+        kept = torch.tensor([value & (2**62 - 1) for value in values], dtype=torch.int64)
+        least = torch.cat([kept, -kept]).to(self.device)
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        low, high = least.cpu().chunk(2)
+        return (low == -high).tolist()
+
+    def overwrite_with_first(self, values: Tensor) -> None:
+        """Writes rank 0's values into a tensor on `device`, of the same shape on all ranks."""
+        if self.size > 1:
+            dist.broadcast(values, src=0)
 
     def gather(self, values: list[Any]) -> list[Any]:
         """All ranks' lists, joined in order of rank, on every rank."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 
-TRANSIENT = ("rope_deltas",)
-"""Plain attributes that models write during a forward. Qwen-VL models keep the last batch's position offset in
-`rope_deltas`; transformers' VLMs were searched for others and have none."""
+from radar_callback.module_state import ModuleState
+
+log = logging.getLogger(__name__)
+
+_said: set[str] = set()
 
 
 @contextmanager
@@ -20,9 +23,11 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     """Puts models into evaluation mode without gradients; afterwards training goes on as if nothing had been.
 
     Restored, after an exception too: the random streams of Python, numpy, torch and the current accelerator; the train flag
-    of every single module (a frozen tower kept in eval mode stays there); buffers that a module moved although it was in
-    evaluation mode; the attributes in :data:`TRANSIENT`; grad mode. `no_grad` rather than `inference_mode`: tensors that
-    a module caches in inference mode cannot be saved for a later backward.
+    of every single module (a frozen tower kept in eval mode stays there); buffers, attributes, hooks and all else that modules
+    write in a forward although they are in evaluation mode (see :class:`radar_callback.module_state.ModuleState`); grad mode.
+    `no_grad` rather than `inference_mode`: tensors that a module caches in inference mode cannot be saved for a later backward.
+
+    What has changed and could not be put back is said once in the log: a large tensor that is no buffer, written in place.
 
     Flags are set directly rather than through `eval()`, which modules override with side effects.
 
@@ -39,9 +44,7 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     """
     modules = {id(m): m for model in models for m in model.modules()}.values()
     flags = [(m, m.training) for m in modules]
-    buffers = {id(b): b for model in models for b in model.buffers()}.values()
-    saved_buffers = [(b, b._version, b.detach().clone()) for b in buffers]
-    transient = [(m, name, vars(m)[name]) for m in modules for name in TRANSIENT if name in vars(m)]
+    state = ModuleState(models)
     with ExitStack() as stack:
         stack.enter_context(_random_streams())
         stack.enter_context(torch.no_grad())
@@ -52,12 +55,14 @@ def untouched(*models: nn.Module) -> Iterator[None]:
         finally:
             for module, flag in flags:
                 module.training = flag
-            for module, name, value in transient:
-                setattr(module, name, value)
-            for buffer, version, value in saved_buffers:
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(value)
+            _say(state.restore())
+
+
+def _say(changed: Sequence[str]) -> None:
+    for name in changed:
+        if name not in _said:
+            _said.add(name)
+            log.warning("An evaluation has changed %s: training may differ from a run without it.", name)
 
 
 @contextmanager

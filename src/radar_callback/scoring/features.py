@@ -56,7 +56,14 @@ class FeatureMemory:
             self._weights = None
             yield
             return
-        if (weights := _state(tower)) != self._weights:
+        try:
+            weights = _state(tower)
+        except Exception:  # weights of a class that shows no bits, as quantised ones
+            self._shelf.clear()
+            self._weights = None
+            yield
+            return
+        if weights != self._weights:
             self._shelf.clear()
             self._weights = weights
         self._shelf.begin()

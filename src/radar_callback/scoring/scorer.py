@@ -44,7 +44,7 @@ class Scorer(ABC):
         self.model = model
         self.pad_token_id = pad_token_id
         self._forward_context = forward_context
-        parameter = next(p for p in model.parameters() if p.is_floating_point())
+        parameter = a_parameter(model)
         self._device, self._dtype = parameter.device, parameter.dtype
         inner = unwrapped(model)
         self._parameters = inspect.signature(inner.forward).parameters
@@ -126,6 +126,13 @@ def unwrapped(model: nn.Module) -> Any:
             inner = wrapped
         else:
             return inner
+
+
+def a_parameter(model: nn.Module) -> Tensor:
+    """A weight that says where a model lies and what it computes in: the first one that has a place and is no integer code."""
+    placed = [p for p in model.parameters() if not p.is_meta]
+    floating = (p for p in placed if p.is_floating_point())
+    return next(floating, torch.empty(0, device=placed[0].device if placed else None))
 
 
 def needs_every_rank(model: nn.Module) -> bool:
