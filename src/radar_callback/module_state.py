@@ -94,8 +94,10 @@ class ModuleState:
         self._seen: set[int] = set()
         self._alive: list[Any] = []  # or an id could be used again
         self._copied = 0
-        for model in models:
-            self._model(model, "")
+        # Held by something else than a module's `_modules`, as a list: after all others, which know who shards their weights.
+        self._hidden: list[tuple[nn.Module, str]] = [(model, "") for model in models]
+        for model, where in self._hidden:
+            self._model(model, where)
 
     def restore(self) -> list[str]:
         """Puts everything back.
@@ -143,7 +145,9 @@ class ModuleState:
             return
         if isinstance(value, nn.Module):
             self._seen.discard(id(value))
-            self._model(value, where)
+            self._hidden.append((value, where))
+        elif isinstance(value, nn.Parameter):  # of one of the modules
+            self._seen.discard(id(value))
         elif isinstance(value, Tensor):
             small = value.numel() * value.element_size() <= COPIED_BYTES and self._copied <= COPIED_BYTES_IN_ALL
             self._tensor(value, where, copied=small, may_move=True)

@@ -58,7 +58,12 @@ def _send(buffers: list[Tensor], ranks: Ranks) -> None:
 
 def _can_differ(buffer: Tensor) -> bool:
     plain = type(buffer) is Tensor and buffer.layout == torch.strided and not buffer.is_meta
-    return plain and buffer.is_floating_point() and buffer.numel() > 0 and not buffer.is_inference()
+    if not plain or buffer.is_inference() or not buffer.is_floating_point():
+        return False
+    # An expanded one cannot be written.
+    return buffer.numel() > 0 and not any(
+        n > 1 and step == 0 for n, step in zip(buffer.shape, buffer.stride(), strict=True)
+    )
 
 
 def _is_whole(parameter: nn.Parameter) -> bool:

@@ -7,7 +7,9 @@ from torch import distributed as dist
 
 from radar_callback import Benchmark, RadarCallback, RadarEvaluator
 from radar_callback.errors import BenchmarkError, EvaluationError, ItemError, RanksApartError, Reason
+from radar_callback.ranks import Ranks
 from radar_callback.scoring.scorer import needs_every_rank
+from radar_callback.shared_buffers import use_first_ranks_buffers
 from tests.helpers import tiny
 from tests.helpers.families import FAMILIES
 
@@ -216,6 +218,84 @@ def test_a_kind_of_items_that_one_rank_cannot_read(folder, free_port):
         assert "with images, or none without, can be used" in said
 
 
+class Drifting(torch.nn.BatchNorm1d):
+    """Also counts in a buffer past its version counter, in every forward."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, x):
+        self.seen.data.add_(1)
+        return super().forward(x.reshape(-1, self.num_features)).reshape(x.shape)
+
+
+def with_norm(seed):
+    """A model whose statistics were gathered on data of its own."""
+    model, processor = FAMILIES["llava"].__wrapped__()
+    projector = model.model.multi_modal_projector
+    width = projector.linear_2.out_features
+    norm = projector.norm = Drifting(width).eval()
+    norm.running_mean += torch.randn(width, generator=torch.Generator().manual_seed(seed))
+    norm.running_var += seed
+    projector.register_forward_hook(lambda module, given, output: norm(output))
+    return model, processor, norm
+
+
+def _own_statistics(rank, folder, wrap):
+    model, processor, norm = with_norm(seed=rank)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    called = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=wrap == "buffers") if wrap else model
+    if wrap:  # which has sent the first rank's around
+        norm.running_var.copy_(before["model.multi_modal_projector.norm.running_var"])
+        norm.running_mean.copy_(before["model.multi_modal_projector.norm.running_mean"])
+    outcome = found(called, processor, folder)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers()), "its own again"
+    return outcome
+
+
+@pytest.mark.parametrize("wrap", ["", "buffers", "weights"])
+def test_all_ranks_score_with_the_first_ones_statistics(wrap, folder, free_port):
+    first, second = ((found(*with_norm(seed)[:2], folder)) for seed in range(WORLD))
+    assert repr(first) != repr(second)
+    for outcome in in_processes(_own_statistics, free_port, folder, wrap):
+        assert repr(outcome) == repr(first)
+
+
+def _buffers_of_its_own(rank, kind):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    torch.nn.init.ones_(model[0].weight)
+    torch.nn.init.zeros_(model[0].bias)
+    model[1].running_mean += rank
+    if kind == "experts":
+        model[0].weight.data.fill_(rank)
+    if kind == "stages" and rank == 1:
+        model.append(torch.nn.BatchNorm1d(3))
+    if kind == "none here" and rank == 1:
+        model = torch.nn.Linear(2, 2)
+    if kind == "odd":
+        model.register_buffer("codes", torch.full((2,), rank, dtype=torch.int8))
+        model.register_buffer("short", torch.full((3,), rank, dtype=torch.bfloat16))
+        model.register_buffer("wide", torch.full((), rank, dtype=torch.float64))
+        model.register_buffer("empty", torch.zeros(0))
+        model.register_buffer("spread", torch.full((1,), float(rank)).expand(3))
+    use_first_ranks_buffers(model, Ranks(torch.device("cpu")))
+    return {name: buffer.tolist() for name, buffer in model.named_buffers()}
+
+
+@pytest.mark.parametrize("kind", ["experts", "stages", "none here"])
+def test_ranks_that_hold_different_models_keep_their_buffers(kind, free_port):
+    _, second = in_processes(_buffers_of_its_own, free_port, kind)
+    assert second.get("1.running_mean", [1.0, 1.0]) == [1.0, 1.0]
+
+
+def test_buffers_of_all_floating_types_are_the_first_ranks(free_port):
+    first, second = in_processes(_buffers_of_its_own, free_port, "odd")
+    assert second.pop("codes") == [1, 1] and first.pop("codes") == [0, 0], "codes are no statistics"
+    assert second.pop("spread") == [1.0] * 3 and first.pop("spread") == [0.0] * 3, "cannot be written"
+    assert repr(first) == repr(second) and first["short"] == [0.0] * 3
+
+
 def _memory_runs_out(rank, folder):
     """On one rank: its batches are halved, nothing is counted twice, and the next evaluation's batches are smaller on both."""
     from radar_callback.scoring.packed import PackedScorer
@@ -269,4 +349,4 @@ def _collectives(rank, folder):
 def test_ranks_exchange_something_a_few_times_however_many_items_there_are(folder, free_port, tmp_path):
     small = str(tiny.benchmark(tmp_path / "small", n=4))
     found = [in_processes(_collectives, free_port, bench) for bench in (folder, small)]
-    assert found[0] == found[1] == [[14, 12]] * WORLD
+    assert found[0] == found[1] == [[15, 13]] * WORLD
