@@ -12,6 +12,7 @@ import sys
 import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,11 @@ MAX_OBJECTS = 200_000
 
 _DICTS = (dict, OrderedDict, defaultdict, Counter)
 _LISTS = (list, deque)
-_ATOMS = (
+_CONTAINERS = {*_DICTS, *_LISTS, set}
+_ATOMS = {
     int, float, complex, bool, str, bytes, type(None), type, types.FunctionType, types.MethodType, types.ModuleType,
     types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size,
-)  # fmt: skip
+}  # fmt: skip
 
 _OWN_STATE = {
     "accelerate", "apex", "bitsandbytes", "datasets", "deepspeed", "fairscale", "lightning", "lightning_fabric", "megatron",
@@ -51,7 +53,7 @@ _OWN_STATE = {
 _THREADS = {"_thread", "asyncio", "concurrent", "multiprocessing", "queue", "threading"}
 """An object that holds something of these may be changed by others while an evaluation runs."""
 
-_WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine"}
+_WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine", "LazyModuleMixin"}
 
 _QUANTISED = {
     "accelerate",
@@ -71,7 +73,8 @@ class ModuleState:
 
     Buffers are copied, as many of them are written in place without a trace (`.data`, a broadcast of buffers). Parameters are
     not, but for very small ones: noted is which tensor stands under which name, where its values lie, whether it wants
-    gradients, and its hooks. Wrappers (DDP, FSDP, DeepSpeed) and LightningModules keep what they write into themselves.
+    gradients, and its hooks. Wrappers (DDP, FSDP, DeepSpeed), quantised and lazy layers keep what they write into
+    themselves, LightningModules what they append to.
 
     Args:
         models: Roots; what they hold belongs to them.
@@ -89,7 +92,7 @@ class ModuleState:
     """
 
     def __init__(self, models: Iterable[nn.Module]) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[tuple[Callable[..., Any], str, tuple[Any, ...]]] = []
         self._failed: list[str] = []
         self._seen: set[int] = set()
         self._alive: list[Any] = []  # or an id could be used again
@@ -107,8 +110,11 @@ class ModuleState:
         """
         self._failed = []
         with torch.no_grad():
-            for undo in self._undo:
-                undo()
+            for undo, where, arguments in self._undo:
+                try:
+                    undo(*arguments)
+                except Exception as error:
+                    self._failed.append(f"{where} ({error})")
         return self._failed
 
     def _model(self, model: nn.Module, where: str) -> None:
@@ -125,18 +131,26 @@ class ModuleState:
         for parameter in module._parameters.values():
             if parameter is not None and self._new(parameter) and not sharded:
                 self._parameter(parameter, where)
-        if not _keeps_its_own(module):
-            attributes = vars(module)
-            left = set(managed.get(id(module), ())) | ({"_parameters"} if sharded else set())
-            self._later(_restore_attributes, where, module, type(module), dict(attributes), left, _hooks(module))
-            shallow = any(kind.__name__ == "LightningModule" for kind in type(module).__mro__)
-            for name, value in attributes.items():
-                if name in left or name in _HOOKS or (shallow and not name.startswith("_")):
-                    continue
-                if name == "_modules":
-                    self._container(value, where, depth=MAX_DEPTH)
-                else:
-                    self._value(value, f"{where}.{name}", depth=0)
+        if _keeps_its_own(type(module)):  # type: ignore[arg-type]
+            return
+        attributes = vars(module)
+        left = {*managed.get(id(module), ()), "_parameters"} if sharded else set()
+        self._later(_restore_attributes, where, attributes, dict(attributes), left)
+        self._later(_restore_hooks, where, attributes, *_hooks(attributes))
+        shallow = _is_lightning(type(module))  # type: ignore[arg-type]
+        empty = []
+        for name, value in attributes.items():
+            kind = type(value)
+            if kind in _ATOMS or name in left or name in _HOOKS or (shallow and not name.startswith("_")):
+                continue
+            if kind in _CONTAINERS and not value:  # most are, and must be afterwards
+                empty.append(value)
+            elif name in _OF_ALL_MODULES:
+                self._container(value, where, depth=MAX_DEPTH)
+            else:
+                self._value(value, f"{where}.{name}", depth=0)
+        if empty:
+            self._later(_empty_again, where, empty)
 
     def _value(self, value: Any, where: str, depth: int) -> None:
         """Notes what can change within a value."""
@@ -214,33 +228,10 @@ class ModuleState:
             return
         if copy is not None:
             self._copied += copy.numel() * copy.element_size()
-        checks_version = not isinstance(tensor, nn.Parameter)
+        self._later(_restore_tensor, where, tensor, place, copy, version, unseen, may_move)
 
-        def put_back() -> None:
-            moved = may_move and not _same_place(tensor, place)
-            if moved:
-                tensor.data = place
-            touched = version is not None and tensor._version != version
-            if copy is None:
-                if touched and checks_version:
-                    raise RuntimeError("changed in place, and too large to be copied")
-                return
-            if touched or unseen:
-                _write(tensor.data if not may_move else place, copy)
-            if version is not None and touched and not moved:
-                # Its values are those of that version again: what autograd has saved of it is still true.
-                torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
-
-        self._later(put_back, where)
-
-    def _later(self, undo: Callable[..., Any], where: str, *args: Any) -> None:
-        def attempt() -> None:
-            try:
-                undo(*args)
-            except Exception as error:
-                self._failed.append(f"{where} ({error})")
-
-        self._undo.append(attempt)
+    def _later(self, undo: Callable[..., Any], where: str, *arguments: Any) -> None:
+        self._undo.append((undo, where, arguments))
 
     def _new(self, value: Any) -> bool:
         if id(value) in self._seen:
@@ -250,32 +241,35 @@ class ModuleState:
         return True
 
 
-_HOOKS = tuple(name for name in vars(nn.Module()) if "_hooks" in name)
+_HOOKS = {name for name in vars(nn.Module()) if "_hooks" in name}
+_OF_ALL_MODULES = {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 
 
-def _hooks(module: nn.Module) -> dict[str, dict[Any, Any]]:
-    found: dict[str, Any] = {name: vars(module).get(name) for name in _HOOKS}
-    return {name: dict(value) for name, value in found.items() if type(value) in _DICTS}
+def _hooks(attributes: dict[str, Any]) -> tuple[dict[str, dict[Any, Any]], list[str]]:
+    """Copies of a module's hooks by the attribute that holds them, and the attributes that hold none."""
+    held = [(name, attributes[name]) for name in _HOOKS if type(attributes.get(name)) in _DICTS]
+    return {name: dict(hooks) for name, hooks in held if hooks}, [name for name, hooks in held if not hooks]
 
 
-def _restore_attributes(
-    module: nn.Module, kind: type, saved: dict[str, Any], left: Collection[str], hooks: dict[str, dict[Any, Any]]
-) -> None:
-    attributes = vars(module)
-    if type(module) is not kind:  # a lazy module that has become another: its old attributes do not belong to it
-        return
-    kept = {name: attributes[name] for name in left if name in attributes}
-    _restore_dict(attributes, {**{name: value for name, value in saved.items() if name not in left}, **kept})
+def _restore_attributes(attributes: dict[str, Any], saved: dict[str, Any], left: Collection[str]) -> None:
+    if left:
+        kept = {name: attributes[name] for name in left if name in attributes}
+        saved = {**{name: value for name, value in saved.items() if name not in left}, **kept}
+    _restore_dict(attributes, saved)
+
+
+def _restore_hooks(attributes: dict[str, Any], filled: dict[str, dict[Any, Any]], empty: Collection[str]) -> None:
+    before = {**filled, **{name: {} for name in empty if attributes.get(name)}}
     added = [
         hook
-        for name, before in hooks.items()
+        for name, hooks in before.items()
         for key, hook in attributes[name].items()
-        if key not in before and hook is not True
+        if key not in hooks and hook is not True
     ]
     # Sharding registers hooks when it is first used, and not again.
     if not any(_package(hook) in _OWN_STATE for hook in added):
-        for name, before in hooks.items():
-            _restore_dict(attributes[name], before)
+        for name, hooks in before.items():
+            _restore_dict(attributes[name], hooks)
 
 
 def _package(hook: Any) -> str:
@@ -295,6 +289,30 @@ def _restore_parameter(
     current = parameter._backward_hooks
     if current is not None:
         _restore_dict(current, hooks or {})
+
+
+def _restore_tensor(
+    tensor: Tensor, place: Tensor, copy: Tensor | None, version: int | None, unseen: bool, may_move: bool
+) -> None:
+    moved = may_move and not _same_place(tensor, place)
+    if moved:
+        tensor.data = place
+    touched = version is not None and tensor._version != version
+    if copy is None:
+        if touched and not isinstance(tensor, nn.Parameter):
+            raise RuntimeError("changed in place, and too large to be copied")
+        return
+    if touched or unseen:
+        _write(place if may_move else tensor.data, copy)
+    if version is not None and touched and not moved:
+        # Its values are those of that version again: what autograd has saved of it is still true.
+        torch._C._autograd._unsafe_set_version_counter((tensor,), (version,))
+
+
+def _empty_again(containers: Iterable[Any]) -> None:
+    for one in containers:
+        if one:
+            one.clear()
 
 
 def _restore_dict(live: dict[Any, Any], saved: dict[Any, Any]) -> None:
@@ -353,11 +371,17 @@ def _write(place: Tensor, copy: Tensor) -> None:
             raise
 
 
-def _keeps_its_own(module: nn.Module) -> bool:
-    kinds = [kind for kind in type(module).__mro__ if kind.__name__ != "FSDPModule"]
+@lru_cache(maxsize=4096)
+def _keeps_its_own(kind: type) -> bool:
+    kinds = [one for one in kind.__mro__ if one.__name__ != "FSDPModule"]
     # `fully_shard` puts a class of its own before the module's.
-    own = kinds[1] if len(kinds) < len(type(module).__mro__) else kinds[0]
-    return any(kind.__name__ in _WRAPPERS for kind in kinds) or _root(own.__module__) in _QUANTISED
+    own = kinds[1] if len(kinds) < len(kind.__mro__) else kinds[0]
+    return any(one.__name__ in _WRAPPERS for one in kinds) or _root(own.__module__) in _QUANTISED
+
+
+@lru_cache(maxsize=4096)
+def _is_lightning(kind: type) -> bool:
+    return any(one.__name__ == "LightningModule" for one in kind.__mro__)
 
 
 def _is_plain(kind: type) -> bool:
