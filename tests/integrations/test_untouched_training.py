@@ -1,5 +1,6 @@
 """Training with the callback is training without it, bit for bit."""
 
+import copy
 import random
 from contextlib import nullcontext
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from torch.utils.data import DataLoader
 
 from radar_callback import RadarCallback, untouched
 from radar_callback.scoring.reading import Reading
 from tests.helpers import tiny
-from tests.helpers.training import PreTraining
+from tests.helpers.training import Captions, PreTraining
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,100 @@ def test_a_scorer_that_draws_does_not_disturb_training(folder, tmp_path, monkeyp
     alone = train(tmp_path, [])
     monkeypatch.setattr("radar_callback.scoring.reading.Reading.means", _drawing_first())
     assert_identical(alone, train(tmp_path, [RadarCallback(folder, every_n_steps=2)]))
+
+
+def odd(kind):
+    """A run whose model is hard to leave alone."""
+
+    class Odd(PreTraining):
+        def __init__(self):
+            super().__init__()
+            if kind == "positions that grow":
+                config = copy.deepcopy(self.model.config)
+                config.text_config.max_position_embeddings = 60  # longer than items, shorter than what is trained on
+                config.text_config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+                self.model = type(self.model)(config)
+            if kind == "validated before":
+                self.model.register_forward_pre_hook(self._keep, with_kwargs=True)
+            if kind == "opaque weights":
+                for layer in self.model.model.vision_tower.modules():
+                    if isinstance(layer, torch.nn.Linear):
+                        layer.weight = torch.nn.Parameter(Packed.pack(layer.weight), requires_grad=False)
+            if kind == "tower from inference":
+                with torch.inference_mode():
+                    tower = copy.deepcopy(self.model.model.vision_tower)
+                    for module in tower.modules():
+                        for name, parameter in list(module._parameters.items()):
+                            if parameter is not None:
+                                module._parameters[name] = torch.nn.Parameter(parameter.clone(), requires_grad=False)
+                self.model.model.vision_tower = tower
+
+        def _keep(self, module, args, kwargs):
+            """As modules do that make a table when they are first called: in `validate`, in inference mode."""
+            if not hasattr(module, "table"):
+                module.register_buffer("table", torch.ones(3), persistent=False)
+
+        def training_step(self, batch, index):
+            if kind == "positions that grow":
+                more = (0, 16 + 16 * (index % 2))
+                ids = torch.nn.functional.pad(batch["input_ids"], more, value=self.processor.tokenizer.pad_token_id)
+                batch = {**batch, "input_ids": ids}
+                batch["attention_mask"] = torch.nn.functional.pad(batch["attention_mask"], more)
+            return super().training_step(batch, index)
+
+        def validation_step(self, batch, index):
+            self.model(**batch)
+
+        def val_dataloader(self):
+            return DataLoader(Captions(4), batch_size=4)
+
+    return Odd()
+
+
+class Packed(torch.Tensor):
+    """8 bits and a scale a row, as quantised weights are; it knows only what a frozen linear layer needs."""
+
+    @staticmethod
+    def __new__(cls, codes, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype)
+
+    def __init__(self, codes, scale):
+        self.codes, self.scale = codes, scale
+
+    @classmethod
+    def pack(cls, weight):
+        scale = weight.detach().abs().amax(1, keepdim=True) / 127
+        return cls((weight.detach() / scale).round().to(torch.int8), scale)
+
+    def __repr__(self):
+        return "Packed"
+
+    @classmethod
+    def __torch_dispatch__(cls, op, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        if op in (aten.detach.default, aten.alias.default):
+            return cls(args[0].codes, args[0].scale)
+        if op in (aten.t.default, aten.mm.default, aten.addmm.default, aten.linear.default):
+            return op(*(a.codes * a.scale if isinstance(a, cls) else a for a in args), **(kwargs or {}))
+        raise NotImplementedError(f"Packed does not know {op}")
+
+
+@pytest.mark.parametrize("kind", ["positions that grow", "validated before", "opaque weights", "tower from inference"])
+def test_models_that_are_hard_to_leave_alone(kind, folder, tmp_path):
+    runs = []
+    callback = RadarCallback(folder, every_n_steps=2)
+    for callbacks in ([], [callback]):
+        seed_everything(11, verbose=False)
+        module = odd(kind)
+        trainer = Trainer(
+            max_steps=6, callbacks=callbacks, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path, accelerator="cpu", devices=1, num_sanity_val_steps=0,
+        )  # fmt: skip
+        if kind == "validated before":
+            trainer.validate(module, verbose=False)
+            assert module.model.table.is_inference()
+        trainer.fit(module)
+        runs.append((module.losses, [p.tolist() for p in module.parameters() if p.requires_grad]))
+    assert runs[0] == runs[1] and len(runs[0][0]) == 6
+    assert callback.errors == 0 and [record["step"] for record in callback.records] == [0, 2, 4, 6]
+    assert callback.records[-1]["moved"]["language_model"] > 0
