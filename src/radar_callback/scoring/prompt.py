@@ -124,7 +124,20 @@ def image_tokens(processor: Any, token: str, text: str, images: int) -> int:
         return 0
     finally:
         transformers_logging.set_verbosity(verbosity)
-    return int((ids == processor.tokenizer.convert_tokens_to_ids(token)).sum())
+    id = token_id(processor.tokenizer, token)
+    if id is None:
+        # Whatever stands for an image then, it is not in the text that goes with it.
+        return max(0, len(ids[0]) - len(processor.tokenizer(text.replace(token, "") if token else text)["input_ids"]))
+    return int((ids == id).sum())
+
+
+def token_id(tokenizer: Any, token: str) -> int | None:
+    """The id of a token of the vocabulary; None for any other text."""
+    id = tokenizer.convert_tokens_to_ids(token) if token else None
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if id is None or (id == unknown and token != getattr(tokenizer, "unk_token", None)):
+        return None
+    return int(id)
 
 
 def blank_image() -> Image.Image:
