@@ -9,11 +9,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, MutableMapping, MutableSequence, MutableSet
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 MOST_HELD = 1000
 """Entries up to which a container's contents are saved: larger ones are vocabularies and memories."""
+
+CUTTING = (
+    "truncation",
+    "truncation_strategy",
+    "padding",
+    "max_length",
+    "stride",
+    "pad_to_multiple_of",
+    "return_overflowing_tokens",
+)
+"""Settings that processors hand to the tokenizer's call, and that make other tokens of a text."""
 
 Guard = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which a processor may be used."""
@@ -68,13 +80,13 @@ def preserved(processor: Any) -> Iterator[None]:
     """
     saved = [(part, _attributes(part)) for part in _parts(processor)]
     rust = _rust(processor)
-    settings = (None, None, False) if rust is None else _rust_settings(rust)
+    settings = None if rust is None else _rust_settings(rust)
     try:
         _as_scored(processor)
         yield
     finally:
-        if rust is not None:
-            _restore_rust(rust, settings)
+        if settings is not None:
+            _set_rust(rust, settings)
         for part, attributes in saved:
             _restore(part, attributes)
 
@@ -85,32 +97,35 @@ def _copied(processor: Any) -> Any:
     own = object.__new__(type(processor))
     # One memo: a part that is held under two names is copied once. What else a processor holds is shared.
     memo: dict[int, Any] = {}
-    own.__dict__.update(
-        {
-            name: copy.deepcopy(value, memo)
-            if isinstance(value, (PreTrainedTokenizerBase, BaseImageProcessor, dict, list))
-            else value
-            for name, value in vars(processor).items()
-        }
-    )
-    rust, theirs = _rust(own), _rust(processor)
-    if own.tokenizer is processor.tokenizer or (theirs is not None and rust is theirs):
+    for name, value in vars(processor).items():
+        if isinstance(value, (PreTrainedTokenizerBase, BaseImageProcessor)):
+            value = copy.deepcopy(value, memo)
+        elif isinstance(value, (dict, list)):
+            value = copy.copy(value)
+        vars(own)[name] = value
+    theirs = _rust(processor)
+    if own.tokenizer is processor.tokenizer or (theirs is not None and _rust(own) is theirs):
         raise TypeError("the tokenizer copies itself by handing itself out")
     return own
 
 
 def _as_scored(processor: Any) -> None:
-    """Switches off what would change the tokens of a text: truncation, padding, and splitting of placeholders."""
-    if getattr(processor.tokenizer, "split_special_tokens", False) is True:
-        processor.tokenizer.split_special_tokens = False
+    """Switches off what would change the tokens of a text: truncation, padding, dropout, and splitting of placeholders."""
+    tokenizer = processor.tokenizer
+    for settings in (_own(processor, "text_kwargs"), _own(tokenizer, "init_kwargs")):
+        # A tokenizer that was saved while it truncated brings `max_length` along, which processors take for a wish.
+        for name in CUTTING if isinstance(settings, dict) else ():
+            settings.pop(name, None)
+    if getattr(tokenizer, "split_special_tokens", False) is True:
+        tokenizer.split_special_tokens = False
     rust = _rust(processor)
     if rust is not None:
-        if rust.truncation is not None:
-            rust.no_truncation()
-        if rust.padding is not None:
-            rust.no_padding()
-        if rust.encode_special_tokens:
-            rust.encode_special_tokens = False
+        _set_rust(rust, RustSettings())
+
+
+def _own(owner: Any, name: str) -> Any:
+    """An attribute of the object itself: what its class holds is everybody's."""
+    return getattr(owner, "__dict__", {}).get(name)
 
 
 def _parts(processor: Any) -> list[Any]:
@@ -159,15 +174,34 @@ def _rust(processor: Any) -> Any:
     return rust if isinstance(rust, Tokenizer) else None
 
 
-def _rust_settings(rust: Any) -> tuple[Any, Any, bool]:
-    return rust.truncation, rust.padding, rust.encode_special_tokens
+@dataclass(frozen=True)
+class RustSettings:
+    """What changes the tokens of a text in a fast tokenizer; by default nothing does.
+
+    Attributes:
+        truncation: Arguments of `enable_truncation`, or None.
+        padding: Arguments of `enable_padding`, or None.
+        encode_special_tokens: Whether special tokens are split like any text.
+        dropout: Share of a BPE vocabulary's merges that are left out at random, or None.
+    """
+
+    truncation: dict[str, Any] | None = None
+    padding: dict[str, Any] | None = None
+    encode_special_tokens: bool = False
+    dropout: float | None = None
 
 
-def _restore_rust(rust: Any, settings: tuple[Any, Any, bool]) -> None:
-    truncation, padding, encode_special_tokens = settings
-    if rust.truncation != truncation:
-        rust.no_truncation() if truncation is None else rust.enable_truncation(**truncation)
-    if rust.padding != padding:
-        rust.no_padding() if padding is None else rust.enable_padding(**padding)
-    if rust.encode_special_tokens != encode_special_tokens:
-        rust.encode_special_tokens = encode_special_tokens
+def _rust_settings(rust: Any) -> RustSettings:
+    return RustSettings(rust.truncation, rust.padding, rust.encode_special_tokens, getattr(rust.model, "dropout", None))
+
+
+def _set_rust(rust: Any, wanted: RustSettings) -> None:
+    now = _rust_settings(rust)
+    if now.truncation != wanted.truncation:
+        rust.no_truncation() if wanted.truncation is None else rust.enable_truncation(**wanted.truncation)
+    if now.padding != wanted.padding:
+        rust.no_padding() if wanted.padding is None else rust.enable_padding(**wanted.padding)
+    if now.encode_special_tokens != wanted.encode_special_tokens:
+        rust.encode_special_tokens = wanted.encode_special_tokens
+    if now.dropout != wanted.dropout:
+        rust.model.dropout = wanted.dropout
