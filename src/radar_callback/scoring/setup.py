@@ -37,7 +37,7 @@ FEW_TOKENS = 4096
 """Tokens of a forward before it is known how many fit: some items of any length."""
 
 
-CHOICES = 4
+CHOICES = 16
 """How often items to compare on are chosen, where some of them cannot be encoded."""
 
 
