@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -238,9 +239,24 @@ def model_config(model: nn.Module) -> Any:
             "loaded model first and its processor second."
         )
     config = getattr(unwrapped(model), "config", None)
-    if config is not None:
-        return config
-    raise ConfigError(
-        f"Expected a Hugging Face image-text-to-text model with a `config`, but got a {type(model).__name__}: pass model=…; "
-        f"{ADAPTER_HINT}."
-    )
+    if config is None:
+        raise ConfigError(
+            f"Expected a Hugging Face image-text-to-text model with a `config`, but got a {type(model).__name__}: pass model=…; "
+            f"{ADAPTER_HINT}."
+        )
+    missing = missing_inputs(unwrapped(model))
+    if missing:
+        raise ConfigError(
+            f"Expected a model whose forward takes {' and '.join(missing)} by name, but {type(unwrapped(model)).__name__}'s does "
+            f"not: {ADAPTER_HINT}."
+        )
+    return config
+
+
+def missing_inputs(model: nn.Module) -> list[str]:
+    """Which of the inputs that every forward is given a model's forward does not take."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return []
+    names = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return [name for name in ("input_ids", "attention_mask") if name not in names]

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from radar_callback.errors import ConfigError
-from radar_callback.evaluator import ADAPTER_HINT
+from radar_callback.evaluator import ADAPTER_HINT, missing_inputs
 from radar_callback.ranks import Replica
 from radar_callback.scoring.encode import one_line
 from radar_callback.scoring.processor import load_processor, not_a_processor, usable_processor
@@ -29,7 +29,7 @@ def find_model(pl_module: LightningModule, chosen: nn.Module | str | None = None
     Raises:
         ConfigError: If there is none or more than one, the attribute does not exist, or `chosen` is no module.
     """
-    if isinstance(chosen, LightningModule) and getattr(chosen, "config", None) is None:
+    if isinstance(chosen, LightningModule) and not _is_a_model(chosen):
         return find_model(chosen)
     if isinstance(chosen, nn.Module):
         return chosen
@@ -61,6 +61,12 @@ def find_model(pl_module: LightningModule, chosen: nn.Module | str | None = None
         f"Found {len(distinct)} image-text-to-text models in {type(pl_module).__name__} ({', '.join(found)}): pass "
         f"RadarCallback(model={next(iter(found))!r}) or another of them."
     )
+
+
+def _is_a_model(module: LightningModule) -> bool:
+    """Whether a LightningModule can be called as a model of transformers is, rather than holding one."""
+    own_forward = type(module).forward is not LightningModule.forward
+    return own_forward and not missing_inputs(module) and getattr(module, "config", None) is not None
 
 
 def _sees_images(module: nn.Module) -> bool:
