@@ -1,5 +1,6 @@
 """Which tokens are scored: found from ids, whatever the tokeniser does where prompt and candidate meet."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from radar_callback.errors import ConfigError, ItemError
 from radar_callback.scoring.encode import SampleEncoder
 from tests.helpers import tiny
+from tests.helpers.families import FAMILIES
 
 BASE = tiny.samples(1)[0]
 MODEL = tiny.llava()
@@ -143,3 +145,15 @@ def test_a_processor_that_cannot_be_asked_is_refused_in_a_line():
     said = str(caught.value)
     assert "called as processor(text=[…], images=[[…]], return_tensors='pt')" in said and "Other raised " in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("style", ["plain", "chat", "Q: {question} A:", "{images}{question}{answer}"])
+def test_an_encoder_reaches_worker_processes_that_start_afresh(style):
+    """As they do on macOS and Windows, and on Linux where the start method is set so: the encoder is pickled."""
+    model, processor = FAMILIES["qwen2_vl"]()
+    encode = SampleEncoder(processor, model.config, style)
+    sample = replace(BASE, question="The circle is", images=tiny.samples(9)[0].images[:1], image_names=("0.png",))
+    here, there = encode(sample), pickle.loads(pickle.dumps(encode))(sample)
+    assert here.prompt == there.prompt
+    assert torch.equal(here.prefix["input_ids"], there.prefix["input_ids"])
+    assert [tail.ids.tolist() for tail in here.tails] == [tail.ids.tolist() for tail in there.tails]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from PIL import Image
@@ -57,16 +58,16 @@ def prompt_builder(style: PromptStyle, processor: Any, placeholder: str) -> Prom
         ConfigError: If the style is unknown, or `"chat"` is asked for and the processor has no chat template.
     """
     if callable(style):
-        return lambda sample: _joined(style(sample, placeholder))
+        return partial(_written, style, placeholder)
     if style == "plain":
-        return lambda sample: Prompt(_lead(sample, placeholder) + _fill(sample, placeholder), joiner=" ")
+        return partial(_plain, placeholder)
     if style == "chat":
         if not getattr(processor, "chat_template", None):
             raise ConfigError(
                 "Expected a processor with a chat template for prompt='chat', but this one has none: use prompt='plain' or "
                 "a template with {question}."
             )
-        return lambda sample: Prompt(_chat(sample, processor), joiner="")
+        return partial(_chat, processor)
     if isinstance(style, str) and "{question}" in style:
         return _template(style, placeholder)
     raise ConfigError(
@@ -166,20 +167,27 @@ def _template(style: str, placeholder: str) -> PromptBuilder:
             "what stands before them; leave it out."
         )
     lead = "" if "{images}" in before else "{images}"
-
-    def build(sample: Sample) -> Prompt:
-        # Plain replacement: questions hold braces (LaTeX), which str.format would take for fields.
-        text = (
-            (lead + before)
-            .replace("{images}", _lead(sample, placeholder))
-            .replace("{question}", _fill(sample, placeholder))
-        )
-        return Prompt(text, joiner="") if answer else _joined(text)
-
-    return build
+    return partial(_filled, lead + before, bool(answer), placeholder)
 
 
-def _chat(sample: Sample, processor: Any) -> str:
+# Functions of the module rather than closures, since worker processes that start afresh get the encoder pickled.
+
+
+def _plain(placeholder: str, sample: Sample) -> Prompt:
+    return Prompt(_lead(sample, placeholder) + _fill(sample, placeholder), joiner=" ")
+
+
+def _written(style: Callable[[Sample, str], str], placeholder: str, sample: Sample) -> Prompt:
+    return _joined(style(sample, placeholder))
+
+
+def _filled(template: str, answer: bool, placeholder: str, sample: Sample) -> Prompt:
+    # Plain replacement: questions hold braces (LaTeX), which str.format would take for fields.
+    text = template.replace("{images}", _lead(sample, placeholder)).replace("{question}", _fill(sample, placeholder))
+    return Prompt(text, joiner="") if answer else _joined(text)
+
+
+def _chat(processor: Any, sample: Sample) -> Prompt:
     pieces = sample.question.split(IMAGE_MARK)
     content: list[dict[str, str]] = []
     if len(pieces) == 1:
@@ -199,4 +207,4 @@ def _chat(sample: Sample, processor: Any) -> str:
             f"item {sample.key!r}: the chat template left out the question; use prompt='plain' or an instruct checkpoint's "
             "template",
         )
-    return str(text)
+    return Prompt(str(text), joiner="")
