@@ -111,7 +111,7 @@ def _copied(processor: Any) -> Any:
 
 def _as_scored(processor: Any) -> None:
     """Switches off what would change the tokens of a text: truncation, padding, dropout, and splitting of placeholders."""
-    tokenizer = processor.tokenizer
+    tokenizer: Any = getattr(processor, "tokenizer", None)
     for settings in (_own(processor, "text_kwargs"), _own(tokenizer, "init_kwargs")):
         # A tokenizer that was saved while it truncated brings `max_length` along, which processors take for a wish.
         for name in CUTTING if isinstance(settings, dict) else ():
