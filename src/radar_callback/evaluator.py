@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +27,7 @@ from radar_callback.scoring.choose import WAYS, ScorerName
 from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.plan import deal
+from radar_callback.scoring.processor import usable_processor
 from radar_callback.scoring.prompt import PromptStyle
 from radar_callback.scoring.scorer import a_parameter, unwrapped
 from radar_callback.scoring.setup import Setup
@@ -33,6 +35,12 @@ from radar_callback.scoring.source import EncodedBenchmark
 from radar_callback.shared_buffers import use_first_ranks_buffers
 from radar_callback.tally import Tally
 from radar_callback.untouched import untouched
+
+ADAPTER_HINT = (
+    "for a model of your own pass an adapter, a torch module with a `config` and a forward(input_ids, attention_mask, …) that "
+    "returns an object with `.logits`, and its processor"
+)
+"""What to say to those whose model is none of transformers."""
 
 Progress = Callable[[int, int], None]
 """Called with (batches done, batches to do) of this rank."""
@@ -48,7 +56,8 @@ class RadarEvaluator:
     Args:
         model: A Hugging Face image-text-to-text model, wrapped or not; its top-level forward is called. Other models with a
             `config` and the same forward work too.
-        processor: The processor of that model, for images and text.
+        processor: The processor of that model, for images and text, or the folder or hub name to load it from. It is left as
+            it is: a copy is used where it can be copied, and its settings are put back where not.
         benchmark: Folder, URL, brace pattern, name of a built-in benchmark, or an opened one.
         prompt: `"plain"`, `"chat"`, a template with `{question}`, or a function; see
             :func:`radar_callback.scoring.prompt.prompt_builder`.
@@ -104,17 +113,18 @@ class RadarEvaluator:
             raise ConfigError(f"Unknown scorer {scorer!r}: expected 'auto', {', '.join(map(repr, WAYS))}.")
         if not 0 <= blind_share <= 1:
             raise ConfigError(f"Expected blind_share to be from 0 to 1, but got {blind_share!r}.")
+        config = model_config(model)
         self.model = model
-        self.processor = processor
+        self.processor = usable_processor(processor)
         opened = Benchmark(benchmark)
         self.benchmark = opened if items_per_ability is None else opened.limit(items_per_ability)
-        encoder = SampleEncoder(processor, model_config(model), prompt)
+        encoder = SampleEncoder(self.processor, config, prompt)
         self.index = item_index(self.benchmark)
         self._source = EncodedBenchmark(self.benchmark, encoder, cache_bytes, workers)
         self._blind_share = blind_share
         self._blind = EncodedBenchmark(self.benchmark, BlindEncoder(encoder), int(cache_bytes * blind_share), workers)
         self._parts = Parts()
-        self._setup = Setup(self._source, processor, scorer, batch_tokens)
+        self._setup = Setup(self._source, encoder.processor, scorer, batch_tokens)
         self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
         self.replica = replica
@@ -179,8 +189,7 @@ class RadarEvaluator:
     ) -> dict[str, Any]:
         parameter = a_parameter(self.model)
         ranks = self._ranks()
-        tokenizer = self.processor.tokenizer
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        pad = getattr(self.processor.tokenizer, "pad_token_id", None) or 0
         self._source.cast(parameter.dtype)
         self._blind.cast(parameter.dtype)
         make = lambda way: way(self.model, pad, self._forward_context)  # noqa: E731
@@ -228,9 +237,30 @@ def model_config(model: nn.Module) -> Any:
     Raises:
         ConfigError: If there is none.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"Expected model to be a torch module, but got {'None' if model is None else f'a {type(model).__name__}'}: pass the "
+            "loaded model first and its processor second."
+        )
     config = getattr(unwrapped(model), "config", None)
-    if config is not None:
-        return config
-    raise ConfigError(
-        f"Expected a Hugging Face image-text-to-text model with a `config`, but got a {type(model).__name__}: pass model=…"
-    )
+    if config is None:
+        raise ConfigError(
+            f"Expected a Hugging Face image-text-to-text model with a `config`, but got a {type(model).__name__}: pass model=…; "
+            f"{ADAPTER_HINT}."
+        )
+    missing = missing_inputs(unwrapped(model))
+    if missing:
+        raise ConfigError(
+            f"Expected a model whose forward takes {' and '.join(missing)} by name, but {type(unwrapped(model)).__name__}'s does "
+            f"not: {ADAPTER_HINT}."
+        )
+    return config
+
+
+def missing_inputs(model: nn.Module) -> list[str]:
+    """Which of the inputs that every forward is given a model's forward does not take."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return []
+    names = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return [name for name in ("input_ids", "attention_mask") if name not in names]

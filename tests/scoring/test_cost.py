@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from radar_callback import Benchmark, RadarEvaluator
+from radar_callback.benchmark.writer import write_shards
 from radar_callback.scoring import cost, setup
 from radar_callback.scoring.cost import MOST_TOKENS, characters_a_token, image_tokens, token_budget
 from radar_callback.scoring.plan import row_lengths
@@ -15,8 +16,6 @@ from tests.scoring.test_families import ITEMS, encoder, taken
 
 
 def entries(tmp_path, samples):
-    from radar_callback.benchmark.writer import write_shards
-
     write_shards(samples, tmp_path, name="families", groups=tiny.GROUPS)
     found = {item.key: item for item in Benchmark(tmp_path).items}
     return [found[sample.key] for sample in samples]
@@ -53,6 +52,24 @@ def test_a_processor_that_is_wrong_is_not_believed(tmp_path):
 
     for processor in (Boasting(), object()):
         assert image_tokens(processor, [(item, encoded)])(40, 40) == encoded.vision_tokens == 16
+
+
+@pytest.mark.parametrize("answer", [float("nan"), float("inf"), -3, None, ValueError("aspect ratio")])
+def test_a_size_that_the_processor_refuses_costs_the_mean(answer, tmp_path):
+    (item,) = entries(tmp_path, [ITEMS[0]])
+    encoded = encoder("llava")(ITEMS[0])
+
+    class Picky:
+        def _get_num_multimodal_tokens(self, image_sizes):
+            ((height, width),) = image_sizes
+            if height <= 200 * width:
+                return {"num_image_tokens": [15 if width < 100 else 900]}
+            if isinstance(answer, Exception):
+                raise answer
+            return {"num_image_tokens": [answer]}
+
+    told = image_tokens(Picky(), [(item, encoded)])
+    assert (told(40, 40), told(1, 300), told(100, 100)) == (15, encoded.vision_tokens, 900)
 
 
 def test_a_budget_is_a_power_of_two_within_bounds():
@@ -108,6 +125,20 @@ def test_batches_shrink_when_memory_does_and_never_grow(asked, tmp_path, monkeyp
     assert short < plenty and "batches now hold 256 tokens, not 2048" in caplog.text
     free = 4e9
     assert largest() == short
+
+
+def test_what_cannot_be_encoded_is_replaced_among_the_items_to_compare_on(tmp_path):
+    one = next(sample for sample in tiny.samples(9) if len(sample.images) == 1)
+    # The longest texts and the most candidates, so that they are the first to be chosen.
+    odd = [
+        replace(one, key=f"odd{i}", question="<pad> " * 50, answer="0", distractors=tuple("123456789"))
+        for i in range(9)
+    ]
+    write_shards([*tiny.samples(20), *odd], tmp_path / "b", name="b", groups=tiny.GROUPS)
+    evaluator = RadarEvaluator(tiny.llava().eval(), tiny.llava_processor(), tmp_path / "b", workers=0)
+    seen = evaluator._setup._seen(OnAnAccelerator())
+    assert not any(item.key.startswith("odd") for item, _ in seen)
+    assert len(odd[0].images) == 1 and sum(item.n_images == 1 for item, _ in seen) >= 2
 
 
 def test_what_a_forward_takes_is_its_peak_over_its_tokens(monkeypatch):

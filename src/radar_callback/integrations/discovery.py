@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from radar_callback.errors import ConfigError
+from radar_callback.evaluator import ADAPTER_HINT, missing_inputs
 from radar_callback.ranks import Replica
-from radar_callback.scoring.processor import load_processor
+from radar_callback.scoring.encode import one_line
+from radar_callback.scoring.processor import load_processor, not_a_processor, usable_processor
+
+log = logging.getLogger(__name__)
 
 
 def find_model(pl_module: LightningModule, chosen: nn.Module | str | None = None) -> nn.Module:
@@ -18,13 +23,21 @@ def find_model(pl_module: LightningModule, chosen: nn.Module | str | None = None
 
     Args:
         pl_module: What is being trained.
-        chosen: The model itself, or its attribute path such as `"student.vlm"`, where the user said so.
+        chosen: The model itself, or its attribute path such as `"student.vlm"`, where the user said so. Of a LightningModule
+            that is no model itself, the one inside it.
 
     Raises:
-        ConfigError: If there is none or more than one, or the attribute does not exist.
+        ConfigError: If there is none or more than one, the attribute does not exist, or `chosen` is no module.
     """
+    if isinstance(chosen, LightningModule) and not _is_a_model(chosen):
+        return find_model(chosen)
     if isinstance(chosen, nn.Module):
         return chosen
+    if chosen is not None and not isinstance(chosen, str):
+        raise ConfigError(
+            f"Expected model=… to be a torch module or its attribute path in {type(pl_module).__name__}, but got a "
+            f"{type(chosen).__name__}: pass the model as model=… and its processor as processor=…."
+        )
     if isinstance(chosen, str):
         try:
             return pl_module.get_submodule(chosen)
@@ -42,12 +55,18 @@ def find_model(pl_module: LightningModule, chosen: nn.Module | str | None = None
     if not distinct:
         raise ConfigError(
             f"Found no Hugging Face image-text-to-text model in {type(pl_module).__name__}: pass RadarCallback(model=…), the "
-            "module or its attribute path."
+            f"module or its attribute path; {ADAPTER_HINT}."
         )
     raise ConfigError(
         f"Found {len(distinct)} image-text-to-text models in {type(pl_module).__name__} ({', '.join(found)}): pass "
         f"RadarCallback(model={next(iter(found))!r}) or another of them."
     )
+
+
+def _is_a_model(module: LightningModule) -> bool:
+    """Whether a LightningModule can be called as a model of transformers is, rather than holding one."""
+    own_forward = type(module).forward is not LightningModule.forward
+    return own_forward and not missing_inputs(module) and getattr(module, "config", None) is not None
 
 
 def _sees_images(module: nn.Module) -> bool:
@@ -64,26 +83,59 @@ def _sees_images(module: nn.Module) -> bool:
 def find_processor(trainer: Trainer, pl_module: LightningModule, model: nn.Module, chosen: Any = None) -> Any:
     """The processor that belongs to the model.
 
-    Looked for in this order: what the user passed, `pl_module.processor`, the datamodule's `processor`, the folder or hub name
-    that the model was loaded from.
+    What the user passed, or else the first that is one of: `processor` of the LightningModule, of whatever in it holds the model,
+    of the model, of the datamodule, and what lies in the folder or hub name that the model was loaded from. An attribute that is
+    something else (an image processor, a collate function) or that raises is passed over.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If there is none; or if what the user passed is something else.
     """
-    datamodule = getattr(trainer, "datamodule", None)
-    for owner in (chosen, getattr(pl_module, "processor", None), getattr(datamodule, "processor", None)):
-        if owner is not None:
-            return load_processor(owner) if isinstance(owner, str | Path) else owner
+    if chosen is not None:
+        return usable_processor(chosen, "RadarCallback(processor=…)")
+    passed_over: list[str] = []
+    for owner in _owners(trainer, pl_module, model):
+        where = f"{type(owner).__name__}.processor"
+        try:
+            # A property that raises AttributeError would look like none at all to `getattr` with a default.
+            found = owner.processor if hasattr(type(owner), "processor") else getattr(owner, "processor", None)
+            found = load_processor(found) if isinstance(found, str | Path) else found
+        except Exception as error:  # a property of the user's own, or a folder without a processor
+            passed_over.append(f"{where} raised {one_line(error)}")
+            continue
+        if found is None:
+            continue
+        wrong = not_a_processor(found)
+        if wrong is None:
+            _say(passed_over, where)
+            return found
+        passed_over.append(f"{where} is {wrong}")
     origin = getattr(model, "name_or_path", "") or getattr(getattr(model, "config", None), "name_or_path", "")
+    seen = f" ({'; '.join(passed_over)})" if passed_over else ""
     if not origin:
         raise ConfigError(
-            "Found no processor: pass RadarCallback(processor=…), or set `processor` on the LightningModule or the "
+            f"Found no processor{seen}: pass RadarCallback(processor=…), or set `processor` on the LightningModule or the "
             "datamodule (the model was not loaded from a checkpoint that has one)."
         )
     try:
-        return load_processor(origin)
+        processor = load_processor(origin)
     except ConfigError as error:
-        raise ConfigError(f"{error}, to RadarCallback, or set `processor` on the LightningModule.") from error
+        raise ConfigError(f"{error}, to RadarCallback, or set `processor` on the LightningModule{seen}.") from error
+    _say(passed_over, f"what is saved in {origin}")
+    return processor
+
+
+def _say(passed_over: list[str], used: str) -> None:
+    if passed_over:
+        log.warning("Using %s as the model's processor, since %s.", used, "; ".join(passed_over))
+
+
+def _owners(trainer: Trainer, pl_module: LightningModule, model: nn.Module) -> list[Any]:
+    """What may have the model's processor as an attribute: the modules from the outermost to the model, and the datamodule."""
+    paths = [name for name, module in pl_module.named_modules() if module is model]
+    steps = paths[0].split(".") if paths and paths[0] else []
+    owners: list[Any] = [pl_module.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) + 1)]
+    owners += [model, getattr(trainer, "datamodule", None)]
+    return [owner for owner in {id(owner): owner for owner in owners}.values() if owner is not None]
 
 
 def log_folder(trainer: Trainer) -> Path:

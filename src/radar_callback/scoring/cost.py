@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import mean
@@ -26,25 +27,26 @@ def image_tokens(processor: Any, seen: Sequence[tuple[Item, EncodedSample]]) -> 
     """What an image of some width and height becomes, as a function.
 
     Processors of transformers can tell without looking at the image. One that cannot, or is wrong about items that were
-    encoded, gives way to the mean of these.
+    encoded, gives way to the mean of these; so does one that refuses a size, for images of that size alone.
 
     Args:
         processor: The model's.
         seen: Some items, before and after encoding.
     """
+    images = sum(item.n_images for item, _ in seen)
+    usual = sum(encoded.vision_tokens for _, encoded in seen) / max(1, images)
 
     @cache
     def told(width: int, height: int) -> float:
-        answer = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
-        return float(answer["num_image_tokens"][0])
+        try:
+            answer = processor._get_num_multimodal_tokens(image_sizes=[(height, width)])
+            tokens = float(answer["num_image_tokens"][0])
+        except Exception:  # there is no such method, it is not for this processor, or the image is not
+            return usual
+        return tokens if 0 <= tokens < math.inf else usual
 
-    try:
-        if all(_near(sum(told(*size) for size in item.image_sizes), encoded.vision_tokens) for item, encoded in seen):
-            return told
-    except Exception:  # there is no such method, or it is not for this processor
-        pass
-    images = sum(item.n_images for item, _ in seen)
-    usual = sum(encoded.vision_tokens for _, encoded in seen) / max(1, images)
+    if all(_near(sum(told(*size) for size in item.image_sizes), encoded.vision_tokens) for item, encoded in seen):
+        return told
     return lambda width, height: usual
 
 

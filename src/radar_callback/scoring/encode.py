@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from radar_callback.benchmark.sample import Sample, decode_image
-from radar_callback.errors import ItemError, Reason
+from radar_callback.errors import ConfigError, ItemError, RadarError, Reason
+from radar_callback.scoring.item_text import ItemTextCheck
+from radar_callback.scoring.processor_state import private_processor
 from radar_callback.scoring.prompt import (
     PromptStyle,
     blank_image,
@@ -95,12 +97,32 @@ class SampleEncoder:
         prompt: See :func:`radar_callback.scoring.prompt.prompt_builder`.
 
     Raises:
-        ConfigError: If the prompt style is unknown, or the processor has no image token and `prompt` is not a function.
+        ConfigError: If the prompt style is unknown, the processor has no image token and `prompt` is not a function, or the
+            processor cannot be asked at all.
     """
 
     def __init__(self, processor: Any, config: Any, prompt: PromptStyle = "plain") -> None:
-        self._processor = processor
-        self._tokenizer = processor.tokenizer
+        self._processor, self._guard = private_processor(processor)
+        self._tokenizer = self._processor.tokenizer
+        try:
+            with self._guard():
+                self._ask_processor(config, prompt)
+        except RadarError:
+            raise
+        except Exception as error:  # a processor's own code raises whatever its authors chose
+            raise ConfigError(
+                "Expected a processor that is called as processor(text=[…], images=[[…]], return_tensors='pt') and has a Hugging "
+                f"Face tokenizer, but {type(processor).__name__} raised {one_line(error)}: pass the one of this model."
+            ) from error
+
+    @property
+    def processor(self) -> Any:
+        """What encodes: a copy of the user's processor where that can be copied."""
+        return self._processor
+
+    def _ask_processor(self, config: Any, prompt: PromptStyle) -> None:
+        """Learns what families do differently, from the processor itself."""
+        processor = self._processor
         # A function may write a placeholder of its own for a processor that names none.
         unknown = callable(prompt) and image_token(processor) is None
         self._placeholder = "" if unknown else image_placeholder(processor, config)
@@ -108,32 +130,48 @@ class SampleEncoder:
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         self._context = getattr(text_config, "max_position_embeddings", None)
         self._required = _required_inputs(config)
-        self._unbreakable = set(self._tokenizer.added_tokens_decoder)
+        self._unbreakable = set(getattr(self._tokenizer, "added_tokens_decoder", ()))
         self._closing = self._closing_tokens()
         self._ends_prompts = self._asks_answers_apart()
         self._tail_values = self._values_behind_prompts()
         self._single = not self._placeholder and not unknown and not self._places_several()
+        self._mark_tokens = self._tokens_of_mark()
+        self._text_check = ItemTextCheck(processor, self._added_tokens)
 
     def __call__(self, sample: Sample) -> EncodedSample:
         """Encodes one item.
 
         Raises:
-            ItemError: If an image cannot be opened, the processor refuses the item, the model needs an image and there is
-                none, or prompt and longest candidate exceed the model's context.
+            ItemError: If an image cannot be opened, the item's text holds a control token, the prompt style or the processor
+                refuses the item, the model needs an image and there is none, or prompt and longest candidate exceed the
+                model's context.
         """
+        try:
+            with self._guard():
+                return self._encoded(sample)
+        except ItemError:
+            raise
+        except Exception as error:  # processors, prompt functions and templates raise whatever their authors chose
+            raise ItemError(Reason.NOT_ENCODABLE, f"item {sample.key!r}: {one_line(error)}") from error
+
+    def _encoded(self, sample: Sample) -> EncodedSample:
+        control = self._text_check.control_token(sample)
+        if control is not None:
+            raise self._not_text(sample, control)
         names = zip(sample.images, sample.image_names, strict=True)
         images = [decode_image(data, f"item {sample.key!r}, image {name}") for data, name in names]
         prompt = self._build_prompt(sample)
         if self._single and len(images) > 1:
             reason = f"item {sample.key!r} has {len(images)} images; this processor places one, before the text"
             raise ItemError(Reason.NOT_ENCODABLE, reason)
-        try:
-            inputs = self._process(prompt.text, images)
-            seen = inputs["input_ids"][0]
-            cut, tails = self._tails(seen.tolist(), prompt.text, prompt.joiner, sample.candidates, images)
-        except Exception as error:  # a processor's checks raise whatever its authors chose
-            reason = f"item {sample.key!r}: {type(error).__name__}: {error}".splitlines()[0]
-            raise ItemError(Reason.NOT_ENCODABLE, reason) from error
+        inputs = self._process(prompt.text, images)
+        seen = inputs["input_ids"][0]
+        cut, tails = self._tails(seen.tolist(), prompt.text, prompt.joiner, sample.candidates, images)
+        for tail in tails:
+            # Each text is clean by itself; a question's end and a candidate's start may still spell a token together.
+            control = self._text_check.among(tail.content.tolist())
+            if control is not None:
+                raise self._not_text(sample, f"{control!r} where question and candidate meet")
         if cut == 0 and any(tail.scored == len(tail.ids) for tail in tails):
             raise ItemError(
                 Reason.NOT_ENCODABLE, f"item {sample.key!r}: no token of the prompt stands before a candidate"
@@ -147,8 +185,8 @@ class SampleEncoder:
                 Reason.TOO_LONG,
                 f"item {sample.key!r} needs {length} tokens; the model's context holds {self._context}",
             )
-        marks = len(images) if self._placeholder else 0
-        of_images = getattr(self._processor.image_processor, "model_input_names", ())
+        marks = len(images) * self._mark_tokens
+        of_images = getattr(getattr(self._processor, "image_processor", None), "model_input_names", ())
         per_token = {
             name: value
             for name, value in inputs.items()
@@ -166,6 +204,12 @@ class SampleEncoder:
             prompt_images=len(images),
             vision_tokens=max(0, len(seen) - len(self._tokenizer(prompt.text)["input_ids"]) + marks),
             tail_values={name: value for name, value in self._tail_values.items() if name in per_token},
+        )
+
+    def _not_text(self, sample: Sample, control: str) -> ItemError:
+        return ItemError(
+            Reason.NOT_ENCODABLE,
+            f"item {sample.key!r} has {control}, which {type(self._processor).__name__} reads as a control token and not as text",
         )
 
     def _process(self, text: str, images: Sequence[Image.Image], **more: Any) -> Mapping[str, Any]:
@@ -254,6 +298,22 @@ class SampleEncoder:
             and value[0, -1] != 0
         }
 
+    def _tokens_of_mark(self) -> int:
+        """Tokens that stand for an image before the processor expands it: one, or more if its mark is no token."""
+        token = image_token(self._processor)
+        if not self._placeholder or token is None:
+            return 0
+        return max(1, len(self._tokenizer(token, add_special_tokens=False)["input_ids"]))
+
+    def _added_tokens(self, text: str) -> int | None:
+        """How many ids the processor adds to a text that comes with one image; None if it refuses it."""
+        whole = f"{self._placeholder}a{text}a"
+        try:
+            seen = self._process(whole, [blank_image()])["input_ids"][0]
+        except Exception:
+            return None
+        return len(seen) - len(self._tokenizer(whole)["input_ids"])
+
     def _places_several(self) -> bool:
         """Whether a processor that places images by itself does so for each of several."""
         token = image_token(self._processor) or ""
@@ -272,6 +332,12 @@ def _required_inputs(config: Any) -> frozenset[str]:
     # Names behind the first, which is the model itself.
     _, *parameters = inspect.signature(forward).parameters.values()
     return frozenset(p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def one_line(error: BaseException) -> str:
+    """The kind of an error and the first line that it says."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

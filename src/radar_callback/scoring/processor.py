@@ -41,6 +41,75 @@ def load_processor(name_or_path: str | Path) -> Any:
     return processor
 
 
+def usable_processor(processor: Any, where: str = "processor=…") -> Any:
+    """A processor for images and text, loaded if a folder or hub name was given.
+
+    Args:
+        processor: What the user handed in.
+        where: Names the argument or attribute in the error.
+
+    Raises:
+        ConfigError: If it is something else; the message says what, and what to pass.
+    """
+    if isinstance(processor, str | Path):
+        return load_processor(processor)
+    wrong = not_a_processor(processor)
+    if wrong is not None:
+        raise ConfigError(
+            f"Expected {where} to be the model's processor for images and text, but got {wrong}: pass the processor, or the "
+            "folder or hub name to load it from; for one of your own, an object with a `tokenizer` that is called as "
+            "processor(text=[…], images=[[…]], return_tensors='pt')."
+        )
+    return processor
+
+
+def not_a_processor(thing: Any) -> str | None:
+    """What something is that cannot be used as a processor for images and text; None if it can.
+
+    Example:
+        >>> not_a_processor(None), not_a_processor(print)
+        ('None', 'a builtin_function_or_method without a tokenizer')
+    """
+    from torch import nn
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase, ProcessorMixin
+
+    name = type(thing).__name__
+    if thing is None:
+        return "None"
+    if isinstance(thing, type):
+        return f"the class {thing.__name__} and no object of it"
+    if isinstance(thing, PreTrainedTokenizerBase):
+        return f"a tokenizer alone ({name})"
+    if isinstance(thing, BaseImageProcessor):
+        return f"an image processor alone ({name})"
+    tokenizer = _part(thing, "tokenizer")
+    if tokenizer is None:
+        return (
+            f"a torch module ({name}; the model?)" if isinstance(thing, nn.Module) else f"a {name} without a tokenizer"
+        )
+    if not callable(thing):
+        return f"a {name} that cannot be called"
+    if isinstance(thing, nn.Module) and hasattr(thing, "config"):
+        return f"a torch module ({name}; the model?)"
+    if isinstance(thing, ProcessorMixin) and _part(thing, "image_processor") is None:
+        return f"a {name} without an image processor"
+    missing = [method for method in TOKENIZER_METHODS if not callable(_part(tokenizer, method))]
+    if missing:
+        return f"a {name} whose tokenizer, a {type(tokenizer).__name__}, lacks {' and '.join(missing)}"
+    return None
+
+
+TOKENIZER_METHODS = ("__call__", "convert_tokens_to_ids", "convert_ids_to_tokens")
+"""What is asked of a tokenizer, those of transformers have them all."""
+
+
+def _part(owner: Any, name: str) -> Any:
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # a property of the user's own that raises
+        return None
+
+
 def _load_image_only(name_or_path: str | Path) -> Any:
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from PIL import Image
@@ -57,16 +58,16 @@ def prompt_builder(style: PromptStyle, processor: Any, placeholder: str) -> Prom
         ConfigError: If the style is unknown, or `"chat"` is asked for and the processor has no chat template.
     """
     if callable(style):
-        return lambda sample: _joined(style(sample, placeholder))
+        return partial(_written, style, placeholder)
     if style == "plain":
-        return lambda sample: Prompt(_lead(sample, placeholder) + _fill(sample, placeholder), joiner=" ")
+        return partial(_plain, placeholder)
     if style == "chat":
         if not getattr(processor, "chat_template", None):
             raise ConfigError(
                 "Expected a processor with a chat template for prompt='chat', but this one has none: use prompt='plain' or "
                 "a template with {question}."
             )
-        return lambda sample: Prompt(_chat(sample, processor), joiner="")
+        return partial(_chat, processor)
     if isinstance(style, str) and "{question}" in style:
         return _template(style, placeholder)
     raise ConfigError(
@@ -124,7 +125,20 @@ def image_tokens(processor: Any, token: str, text: str, images: int) -> int:
         return 0
     finally:
         transformers_logging.set_verbosity(verbosity)
-    return int((ids == processor.tokenizer.convert_tokens_to_ids(token)).sum())
+    id = token_id(processor.tokenizer, token)
+    if id is None:
+        # Whatever stands for an image then, it is not in the text that goes with it.
+        return max(0, len(ids[0]) - len(processor.tokenizer(text.replace(token, "") if token else text)["input_ids"]))
+    return int((ids == id).sum())
+
+
+def token_id(tokenizer: Any, token: str) -> int | None:
+    """The id of a token of the vocabulary; None for any other text."""
+    id = tokenizer.convert_tokens_to_ids(token) if token else None
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if id is None or (id == unknown and token != getattr(tokenizer, "unk_token", None)):
+        return None
+    return int(id)
 
 
 def blank_image() -> Image.Image:
@@ -153,20 +167,27 @@ def _template(style: str, placeholder: str) -> PromptBuilder:
             "what stands before them; leave it out."
         )
     lead = "" if "{images}" in before else "{images}"
-
-    def build(sample: Sample) -> Prompt:
-        # Plain replacement: questions hold braces (LaTeX), which str.format would take for fields.
-        text = (
-            (lead + before)
-            .replace("{images}", _lead(sample, placeholder))
-            .replace("{question}", _fill(sample, placeholder))
-        )
-        return Prompt(text, joiner="") if answer else _joined(text)
-
-    return build
+    return partial(_filled, lead + before, bool(answer), placeholder)
 
 
-def _chat(sample: Sample, processor: Any) -> str:
+# Functions of the module rather than closures, since worker processes that start afresh get the encoder pickled.
+
+
+def _plain(placeholder: str, sample: Sample) -> Prompt:
+    return Prompt(_lead(sample, placeholder) + _fill(sample, placeholder), joiner=" ")
+
+
+def _written(style: Callable[[Sample, str], str], placeholder: str, sample: Sample) -> Prompt:
+    return _joined(style(sample, placeholder))
+
+
+def _filled(template: str, answer: bool, placeholder: str, sample: Sample) -> Prompt:
+    # Plain replacement: questions hold braces (LaTeX), which str.format would take for fields.
+    text = template.replace("{images}", _lead(sample, placeholder)).replace("{question}", _fill(sample, placeholder))
+    return Prompt(text, joiner="") if answer else _joined(text)
+
+
+def _chat(processor: Any, sample: Sample) -> Prompt:
     pieces = sample.question.split(IMAGE_MARK)
     content: list[dict[str, str]] = []
     if len(pieces) == 1:
@@ -186,4 +207,4 @@ def _chat(sample: Sample, processor: Any) -> str:
             f"item {sample.key!r}: the chat template left out the question; use prompt='plain' or an instruct checkpoint's "
             "template",
         )
-    return str(text)
+    return Prompt(str(text), joiner="")

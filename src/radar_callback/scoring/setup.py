@@ -37,6 +37,10 @@ FEW_TOKENS = 4096
 """Tokens of a forward before it is known how many fit: some items of any length."""
 
 
+CHOICES = 16
+"""How often items to compare on are chosen, where some of them cannot be encoded."""
+
+
 @dataclass(frozen=True)
 class Ready:
     """What an evaluation starts with.
@@ -183,13 +187,21 @@ class Setup:
     def _seen(self, ranks: Ranks) -> list[tuple[Item, EncodedSample]]:
         """A handful of items as different as the benchmark has them, of which every rank can read all."""
         items = self._source.benchmark.items
-        found = {}
-        chosen = various(items)
-        for index in chosen:
-            with suppress(Exception):  # it is counted when it is its turn
-                found[index] = self._source[index]
-        everywhere = ranks.sum(torch.tensor([index in found for index in chosen]).long()) == ranks.size
-        return [(items[i], found[i]) for i, fine in zip(chosen, everywhere.tolist(), strict=True) if fine]
+        readable = list(range(len(items)))
+        for _ in range(CHOICES):
+            chosen = [readable[place] for place in various([items[i] for i in readable])]
+            found = {}
+            for index in chosen:
+                with suppress(Exception):  # it is counted when it is its turn
+                    found[index] = self._source[index]
+            here = ranks.sum(torch.tensor([index in found for index in chosen]).long()) == ranks.size
+            everywhere = [i for i, fine in zip(chosen, here.tolist(), strict=True) if fine]
+            if len(everywhere) == len(chosen):
+                break
+            # What cannot be encoded is often an extreme, as those that are chosen are: others take its place.
+            lost = set(chosen) - set(everywhere)
+            readable = [i for i in readable if i not in lost]
+        return [(items[i], found[i]) for i in everywhere]
 
 
 def _groups(samples: Sequence[EncodedSample], most_tokens: int) -> list[list[EncodedSample]]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import ItemError, Reason
-from radar_callback.scoring.encode import EncodedSample
+from radar_callback.scoring.encode import EncodedSample, one_line
 from radar_callback.scoring.shelf import Shelf
 
 WORTH_A_WORKER = 64
@@ -92,11 +92,17 @@ class EncodedBenchmark:
     def encoded(self, index: int) -> Encoded:
         """Reads and encodes an item, whatever is remembered."""
         try:
-            sample = self._encode(self.benchmark.read(index))
+            sample = self.benchmark.read(index)
         except ItemError as error:
             return error
-        vision = {name: x.to(self._dtype) if x.is_floating_point() else x for name, x in sample.vision.items()}
-        return replace(sample, vision=vision)
+        try:
+            encoded = self._encode(sample)
+            vision = {name: x.to(self._dtype) if x.is_floating_point() else x for name, x in encoded.vision.items()}
+            return replace(encoded, vision=vision)
+        except ItemError as error:
+            return error
+        except Exception as error:  # whatever one item makes fail is that item's
+            return ItemError(Reason.NOT_ENCODABLE, f"item {sample.key!r}: {one_line(error)}")
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers, where processes start afresh: they need nothing that is remembered."""
