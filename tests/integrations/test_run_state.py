@@ -227,3 +227,44 @@ def test_the_history_of_a_remote_folder_is_kept_in_a_local_one_that_is_said(fold
     assert callback.history_path == tmp_path / "radar_runs" / "memory" / "bucket" / "run" / "radar_history.jsonl"
     assert str(callback.history_path.parent) in caplog.text and "secret" not in caplog.text
     assert len(read_history(callback.history_path)) == 2
+
+
+class MeanKeeping(torch.optim.SGD):
+    """Has a mean of its weights, to which `eval` switches by arithmetic that does not come back to the same bits."""
+
+    away = False
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in self.param_groups[0]["params"]:
+            self.state[p].setdefault("mean", p.detach().clone()).lerp_(p.detach(), 0.1)
+
+    def eval(self):
+        self._shift(0.7, not self.away)
+
+    def train(self):
+        self._shift(-0.7 / 0.3, self.away)
+
+    @torch.no_grad()
+    def _shift(self, weight, switch):
+        if switch:
+            self.away = not self.away
+            for p in self.param_groups[0]["params"]:
+                if "mean" in self.state[p]:
+                    p.lerp_(self.state[p]["mean"], weight)
+
+
+def test_a_schedule_free_optimizers_weights_are_scored_and_training_goes_on_from_the_same_bits(folder, tmp_path):
+    class Module(PreTraining):
+        def configure_optimizers(self):
+            return MeanKeeping([p for p in self.parameters() if p.requires_grad], lr=0.5)
+
+    modules = Module(), Module()
+    callback = RadarCallback(folder, every_n_steps=3, weights="averaged")
+    trainer = make_trainer(tmp_path, callback)
+    trainer.fit(modules[0])
+    make_trainer(tmp_path).fit(modules[1])
+    assert modules[0].losses == modules[1].losses and not trainer.optimizers[0].away
+    trainer.optimizers[0].eval()
+    right = RadarEvaluator(modules[0].model, modules[0].processor, folder).evaluate(6)
+    assert callback.records[-1]["overall"]["sds"] == right.overall["sds"]

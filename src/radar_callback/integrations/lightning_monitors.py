@@ -2,8 +2,8 @@
 
 They look at `trainer.callback_metrics` at the end of validation or of an epoch. A benchmark is scored at steps of its own, so at
 most looks they would find the score of an older step: patience would run out while nothing was measured, and a checkpoint would
-be called the best for what other weights scored. Only those that monitor a key of ours are adapted, the objects themselves, for the
-time of a fit.
+be called the best for what other weights scored. Only those that monitor a key of ours are adapted, the objects themselves, for
+the time of a fit.
 """
 
 from __future__ import annotations
