@@ -46,6 +46,7 @@ class Chronicle:
         records: What a checkpoint carried.
         step: Where the run begins or goes on. At 0 and with no records the files of an earlier run are moved aside.
         guard: Called with what is being done.
+        run: Identity of the run, written into its files; see :class:`radar_callback.history.History`.
     """
 
     def __init__(
@@ -56,8 +57,11 @@ class Chronicle:
         records: list[dict[str, Any]],
         step: int,
         guard: Guard,
+        run: str | None = None,
     ) -> None:
         self.records = list(records)
+        self._run = run
+        self._usual_path = history_path(folder, label)
         self._benchmark, self._index = evaluator.benchmark, evaluator.index
         self._guard = guard
         self._history: History | None = None
@@ -66,24 +70,36 @@ class Chronicle:
         with guard("opening the history"):
             path = history_path(folder, label)
             if goes_on:
-                self._history = History(path)
+                self._history = History(path, run)
                 self._history.rewind(step)
                 self._history.merge(records)
             else:
-                self._history = History.start_fresh(path)
+                self._history = History.start_fresh(path, run)
             self.records = self._history.state()
         with guard("opening the items' scores"):
             path = items_path(folder, label)
             if goes_on:
-                self._items = ItemHistory(path, self._index)
+                self._items = ItemHistory(path, self._index, run)
                 self._items.rewind(step)
             else:
-                self._items = ItemHistory.start_fresh(path, self._index)
+                self._items = ItemHistory.start_fresh(path, self._index, run)
 
-    def add(self, result: RadarResult) -> Entry:
-        """Writes an evaluation down and says what it tells; what is on disk survives whatever happens next."""
+    @property
+    def history_path(self) -> Path:
+        """Where the history is written to."""
+        return self._usual_path if self._history is None else self._history.path
+
+    def add(self, result: RadarResult, overhead: float | None = None) -> Entry:
+        """Writes an evaluation down and says what it tells; what is on disk survives whatever happens next.
+
+        Args:
+            result: The evaluation.
+            overhead: Share of the run's wall clock that evaluations have taken.
+        """
         started = time.perf_counter()
         record = result.to_record()
+        record |= {"overhead": overhead} if overhead is not None else {}
+        record |= {"run": self._run} if self._run is not None else {}
         scores = result.item_scores
         if self._items is not None and scores is not None:
             scores = self._items.as_kept(scores)

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from radar_callback.errors import RadarError
-from radar_callback.journal import StrangeLineError, append_line, read_lines, set_aside, write_lines
+from radar_callback.journal import (
+    StrangeLineError,
+    append_line,
+    fingerprint,
+    own_path,
+    read_lines,
+    set_aside,
+    write_lines,
+)
 
 Record = dict[str, Any]
 """One evaluation, as `RadarResult.to_record` gives it, with JSON types only."""
@@ -39,6 +47,8 @@ class History:
     Args:
         path: The file, usually `radar_history.jsonl` in the run's log folder. It is created by the first `append`. A
             last line that a crash cut off is dropped, with a warning in the log.
+        run: Identity of the run, which its records have under `run`. A file that holds another run's records is left alone, at
+            the start and when that run takes it over later: `path` is then `<name>.<run>.jsonl`. None to take any file.
 
     Raises:
         HistoryError: If the file exists and is no history.
@@ -56,17 +66,22 @@ class History:
         ([0, 200], 1)
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], run: str | None = None) -> None:
         self.path = Path(path)
+        self._run = run
+        if run is not None and _others(_records(self.path, _lines_of(self.path)), run):
+            self.path = own_path(self.path, run)
+            _log.warning("%s is another run's: this run writes to %s.", path, self.path.name)
         self._records = _sorted(_open(self.path))
+        self._left = fingerprint(self.path)
 
     @classmethod
-    def start_fresh(cls, path: str | os.PathLike[str]) -> History:
+    def start_fresh(cls, path: str | os.PathLike[str], run: str | None = None) -> History:
         """Begins a new history; the file of an earlier run at the same place is kept as `<name>.<n>.jsonl`."""
         path = Path(path)
         if kept := set_aside(path, _discarded(path)):
             _log.warning("%s holds an earlier run: kept as %s.", path, kept.name)
-        return cls(path)
+        return cls(path, run)
 
     @property
     def records(self) -> list[Record]:
@@ -97,9 +112,11 @@ class History:
             HistoryError: If it has no step and benchmark, or holds something that is not JSON.
         """
         plain = _plain(record)
+        self._leave_if_taken()
         last_step = self._records[-1]["step"] if self._records else 0
         if self.path.exists() and plain["step"] >= last_step and _key(plain) not in self:
             append_line(self.path, _line(plain))
+            self._left = fingerprint(self.path)
             self._records.append(plain)
             return
         replaced = [old for old in self._records if _key(old) == _key(plain)]
@@ -144,13 +161,32 @@ class History:
 
     def _replace(self, records: list[Record], discarded: list[Record]) -> None:
         """Rewrites the file. What is discarded is on the disk elsewhere first: a crash in between loses nothing."""
+        self._leave_if_taken()
         records = _sorted(records)
         if discarded:
             there = _lines_of(self.discarded_path)
             lines = [_line(record) for record in discarded]
             write_lines(self.discarded_path, [*there, *(line for line in lines if line not in there)])
         write_lines(self.path, [_line(record) for record in records])
+        self._left = fingerprint(self.path)
         self._records = records
+
+    def _leave_if_taken(self) -> None:
+        """Goes on in a file of its own where another run has begun to write to this one."""
+        now = fingerprint(self.path)
+        if self._run is None or now is None or now == self._left:
+            return
+        try:
+            mine = _sorted(_records(self.path, _lines_of(self.path))) == self._records
+        except HistoryError:
+            mine = False
+        self._left = now
+        if mine:  # copied, or moved to another disk
+            return
+        taken, self.path = self.path, own_path(self.path, self._run, free=True)
+        _log.warning("Another run writes to %s now: this run goes on in %s.", taken, self.path.name)
+        write_lines(self.path, [_line(record) for record in self._records])
+        self._left = fingerprint(self.path)
 
 
 def read_history(path: str | os.PathLike[str]) -> list[Record]:
@@ -186,6 +222,11 @@ def usable_records(values: Any) -> list[Record]:
     if strange:
         _log.warning("%d evaluation(s) of a checkpoint's history cannot be read and are left out.", strange)
     return _sorted(found)
+
+
+def _others(records: Iterable[Record], run: str) -> bool:
+    """Whether a record is another run's; those of the first releases do not say whose they are."""
+    return any(record.get("run") not in (None, run) for record in records)
 
 
 def _open(path: Path) -> list[Record]:

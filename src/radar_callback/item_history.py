@@ -18,7 +18,15 @@ import numpy as np
 
 from radar_callback.errors import RadarError
 from radar_callback.item_scores import Floats, ItemIndex, ItemScores
-from radar_callback.journal import StrangeLineError, append_line, read_lines, set_aside, write_lines
+from radar_callback.journal import (
+    StrangeLineError,
+    append_line,
+    fingerprint,
+    own_path,
+    read_lines,
+    set_aside,
+    write_lines,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +48,8 @@ class ItemHistory:
     Args:
         path: The file, usually `radar_items.jsonl` beside `radar_history.jsonl`; created by the first `append`.
         index: The items. A file about other ones is kept as `<name>.<n>.jsonl`, and a new one is begun.
+        run: Identity of the run, written into the first line. Another run's file is left alone, as by
+            :class:`radar_callback.history.History`.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -52,11 +62,15 @@ class ItemHistory:
         (('a', 'b'), [100], [0.8999999761581421, 0.4000000059604645])
     """
 
-    def __init__(self, path: str | os.PathLike[str], index: ItemIndex) -> None:
+    def __init__(self, path: str | os.PathLike[str], index: ItemIndex, run: str | None = None) -> None:
         self.path = Path(path)
         self.index = index
+        self._run = run
         self._scores: dict[int, ItemScores] = {}
-        if not self.path.exists():
+        if run is not None and _run_of(self.path) not in (None, run):
+            self.path = own_path(self.path, run)
+        self._left = fingerprint(self.path)
+        if self._left is None:
             return
         try:
             found, self._scores = read_item_scores(self.path)
@@ -67,14 +81,15 @@ class ItemHistory:
             self._scores = {}
             if aside := set_aside(self.path):
                 log.warning("%s is about other items: kept as %s.", self.path, aside.name)
+            self._left = fingerprint(self.path)
         elif b"".join(read_lines(self.path)) != self.path.read_bytes():
             self._rewrite()
 
     @classmethod
-    def start_fresh(cls, path: str | os.PathLike[str], index: ItemIndex) -> ItemHistory:
+    def start_fresh(cls, path: str | os.PathLike[str], index: ItemIndex, run: str | None = None) -> ItemHistory:
         """Begins a new file; that of an earlier run at the same place is kept as `<name>.<n>.jsonl`."""
         set_aside(Path(path))
-        return cls(path, index)
+        return cls(path, index, run)
 
     @property
     def scores(self) -> dict[int, ItemScores]:
@@ -96,11 +111,13 @@ class ItemHistory:
         The line survives the end of this process at any moment. Other ranks wait while it is written, so the disk is not waited
         for: of an evaluation the history alone is, and a power cut may take the newest line from here.
         """
+        self._leave_if_taken()
         last = max(self._scores, default=HEAD)
         # Not the scores as they are, so that a run that goes on and one that is resumed find the same.
         self._scores[step] = self.as_kept(scores)
         if self.path.exists() and step > last:
             append_line(self.path, _line(step, scores), sync=False)
+            self._left = fingerprint(self.path)
         else:
             self._scores = dict(sorted(self._scores.items()))
             self._rewrite()
@@ -109,11 +126,30 @@ class ItemHistory:
         """Goes back to a checkpoint at a step: drops what came later."""
         left = {at: scores for at, scores in self._scores.items() if at <= step}
         if len(left) < len(self._scores):
+            self._leave_if_taken()
             self._scores = left
             self._rewrite()
 
+    def _leave_if_taken(self) -> None:
+        """Goes on in a file of its own where another run has begun to write to this one."""
+        now = fingerprint(self.path)
+        if self._run is None or now is None or now == self._left:
+            return
+        self._left = now
+        try:
+            steps = list(read_item_scores(self.path)[1])
+        except ItemHistoryError:
+            steps = None
+        if _run_of(self.path) in (None, self._run) and steps == list(self._scores):
+            return
+        taken, self.path = self.path, own_path(self.path, self._run, free=True)
+        log.warning("Another run writes to %s now: this run goes on in %s.", taken, self.path.name)
+        self._rewrite()
+
     def _rewrite(self) -> None:
-        write_lines(self.path, [_head(self.index), *(_line(step, scores) for step, scores in self._scores.items())])
+        head = _head(self.index, self._run)
+        write_lines(self.path, [head, *(_line(step, scores) for step, scores in self._scores.items())])
+        self._left = fingerprint(self.path)
 
 
 def read_item_scores(path: str | os.PathLike[str]) -> tuple[ItemIndex, dict[int, ItemScores]]:
@@ -137,9 +173,20 @@ def read_item_scores(path: str | os.PathLike[str]) -> tuple[ItemIndex, dict[int,
         raise ItemHistoryError(f"Expected {path} to hold item scores, but it does not: {error}") from None
 
 
-def _head(index: ItemIndex) -> bytes:
+def _run_of(path: Path) -> str | None:
+    """Whose file this is; None if there is none, or if it does not say."""
+    try:
+        with path.open("rb") as file:
+            run = json.loads(file.readline()).get("run")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return run if isinstance(run, str) else None
+
+
+def _head(index: ItemIndex, run: str | None = None) -> bytes:
     names = {"benchmark": index.benchmark, "keys": index.keys, "abilities": index.abilities}
-    return _json({"step": HEAD, **names, "clusters": index.clusters, "candidates": index.candidates})
+    whose = {} if run is None else {"run": run}
+    return _json({"step": HEAD, **whose, **names, "clusters": index.clusters, "candidates": index.candidates})
 
 
 def _line(step: int, scores: ItemScores) -> bytes:

@@ -60,6 +60,29 @@ def set_aside(path: Path, *companions: Path) -> Path | None:
     return kept
 
 
+def fingerprint(path: Path) -> tuple[int, int] | None:
+    """Tells a file from one that somebody else has put in its place or added to; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size
+
+
+def own_path(path: Path, run: str, free: bool = False) -> Path:
+    """Names the file of a run that finds another run's at its usual place: `<name>.<run><suffix>`.
+
+    Args:
+        path: The usual place.
+        run: Identity of the run.
+        free: Whether it must not exist yet.
+    """
+    own, n = path.with_suffix(f".{run}{path.suffix}"), 1
+    while free and own.exists():
+        own, n = path.with_suffix(f".{run}-{n}{path.suffix}"), n + 1
+    return own
+
+
 def append_line(path: Path, line: bytes, sync: bool = True) -> None:
     """Adds a line in one write; if the disk is full, the file is left as it was.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 from radar_callback.item_scores import ItemScores
+from radar_callback.taxonomy import Taxonomy
 
 
 class Score(TypedDict):
@@ -164,23 +165,7 @@ class RadarResult:
             control), `radar/fluency`, `radar/coverage`, `radar/share` (of the items that `max_overhead` allowed),
             `radar/seconds`, `radar/overhead` (if given).
         """
-        values: dict[str, float | None] = {}
-        for name, row in self.abilities.items():
-            values[f"radar/sds/{name}"] = row["sds"]
-            values[f"radar/sds_logprob/{name}"] = row["sds_logprob"]
-            values[f"radar/accuracy/{name}"] = row["accuracy"]
-        for name, group in self.groups.items():
-            values[f"radar/sds/{name}"] = group["sds"]
-        values["radar/sds/overall"] = self.overall["sds"]
-        values["radar/asymmetry"] = self.asymmetry
-        if "overall" in self.image_gain:
-            values["radar/image_gain"] = self.image_gain["overall"]["sds"]
-        values["radar/fluency"] = self.fluency
-        values["radar/coverage"] = self.coverage
-        values["radar/share"] = self.share
-        values["radar/seconds"] = self.seconds
-        values["radar/overhead"] = overhead
-        return {key: value for key, value in values.items() if value is not None and not math.isnan(value)}
+        return record_metrics({**self.to_record(), "overhead": overhead})
 
     def to_record(self) -> dict[str, Any]:
         """The line of `radar_history.jsonl`: JSON types only, NaN as null."""
@@ -207,6 +192,48 @@ class RadarResult:
                 "moved": self.moved,
             }
         )
+
+
+def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """Lists the scalars of an evaluation that is a line of the history, by log key; see :meth:`RadarResult.metrics`.
+
+    Args:
+        record: What :meth:`RadarResult.to_record` gave, of this release or an earlier one.
+    """
+    values: dict[str, float | None] = {}
+    for name, row in record["abilities"].items():
+        for score in ("sds", "sds_logprob", "accuracy"):
+            values[f"radar/{score}/{name}"] = row.get(score)
+    groups = {name: group.get("sds") for name, group in record["groups"].items()}
+    values |= {f"radar/sds/{name}": sds for name, sds in groups.items()}
+    values["radar/sds/overall"] = record["overall"].get("sds")
+    perception, reasoning = groups.get("perception"), groups.get("reasoning")
+    values["radar/asymmetry"] = perception - reasoning if perception is not None and reasoning is not None else None
+    values["radar/image_gain"] = (record.get("image_gain") or {}).get("overall", {}).get("sds")
+    values |= {f"radar/{key}": record.get(key) for key in ("fluency", "coverage", "share", "seconds", "overhead")}
+    return {key: value for key, value in values.items() if value is not None and not math.isnan(value)}
+
+
+def metric_keys(taxonomy: Taxonomy) -> list[str]:
+    """Lists every log key that evaluations of a benchmark may have a value for.
+
+    Args:
+        taxonomy: The benchmark's.
+
+    Example:
+        >>> metric_keys(Taxonomy.of({"perception": ["colour"]}))[:4]
+        ['radar/sds/colour', 'radar/sds_logprob/colour', 'radar/accuracy/colour', 'radar/sds/perception']
+    """
+    row = dict.fromkeys(("sds", "sds_logprob", "accuracy"), 0.0)
+    numbers = dict.fromkeys(("fluency", "coverage", "share", "seconds", "overhead"), 0.0)
+    full = {
+        "abilities": dict.fromkeys(taxonomy.abilities, row),
+        "groups": dict.fromkeys(taxonomy.groups, row),
+        "overall": row,
+        "image_gain": {"overall": row},
+        **numbers,
+    }
+    return list(record_metrics(full))
 
 
 def labelled(key: str, label: str) -> str:

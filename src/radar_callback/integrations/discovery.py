@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
+from fsspec.utils import get_protocol
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
@@ -142,7 +144,8 @@ def log_folder(trainer: Trainer) -> Path:
     """The folder that belongs to this run alone, the same on every rank.
 
     The first logger's `log_dir` where it has one; for loggers that only name a place for all runs (W&B's `save_dir`) the folder
-    below it that checkpoints go to as well: project, then run. Without loggers, the trainer's `default_root_dir`.
+    below it that checkpoints go to as well: project, then run. Without loggers, the trainer's `default_root_dir`. For a remote
+    one a local folder below `radar_runs` in the working directory.
     """
     folder = trainer.default_root_dir
     for logger in trainer.loggers[:1]:
@@ -150,8 +153,28 @@ def log_folder(trainer: Trainer) -> Path:
             folder = str(logger.log_dir)
         elif logger.save_dir:
             version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
-            folder = str(Path(logger.save_dir, str(logger.name), version))
-    return Path(trainer.strategy.broadcast(folder))
+            base = str(logger.save_dir).rstrip("/")
+            folder = (
+                "/".join([base, str(logger.name), version])
+                if _is_remote(base)
+                else str(Path(base, str(logger.name), version))
+            )
+    folder = str(trainer.strategy.broadcast(str(folder)))
+    if folder.startswith("file://"):
+        return Path(folder.removeprefix("file://"))
+    return _local_folder(folder) if _is_remote(folder) else Path(folder)
+
+
+def _is_remote(folder: str) -> bool:
+    return get_protocol(folder) not in ("file", "local")
+
+
+def _local_folder(url: str) -> Path:
+    """Where the history of a run goes whose own folder is remote: a file that grows cannot be kept there."""
+    scheme, _, rest = url.rpartition("://")
+    place = rest.partition("?")[0].rpartition("@")[2]
+    parts = [re.sub(r"[^\w.=-]+", "_", part) for part in (scheme, *place.split("/")) if part not in ("", ".", "..")]
+    return Path("radar_runs", *parts).absolute()
 
 
 def replica_of(strategy: Any) -> Replica | None:

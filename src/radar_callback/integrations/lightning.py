@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 import time
+import uuid
+import weakref
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
@@ -21,13 +27,16 @@ from radar_callback.diagnosis import Finding, Kind
 from radar_callback.errors import ConfigError, RanksApartError
 from radar_callback.evaluator import RadarEvaluator
 from radar_callback.history import usable_records
+from radar_callback.integrations.averaged_weights import averaged_weights, averaging_in, other_averaging_in
+from radar_callback.integrations.callback_names import unique_names
 from radar_callback.integrations.discovery import find_model, find_processor, log_folder, replica_of
+from radar_callback.integrations.lightning_monitors import Gate, LatestEvaluation, count_evaluations
 from radar_callback.integrations.rooted import through_root
 from radar_callback.reporting.alerts import send
 from radar_callback.reporting.progress import progress_bar
 from radar_callback.reporting.publisher import LAST_PATIENCE, Publisher
 from radar_callback.reporting.terminal import summary_line
-from radar_callback.result import RadarResult, labelled
+from radar_callback.result import RadarResult, labelled, metric_keys, record_metrics
 from radar_callback.schedule import Schedule, automatic_interval
 from radar_callback.scoring.choose import ScorerName
 from radar_callback.scoring.prompt import PromptStyle
@@ -40,6 +49,10 @@ STATE_VERSION = 1
 
 REQUEST = "radar_evaluate"
 """A file of this name beside the history asks for an evaluation: `touch …/radar_evaluate`."""
+
+
+Weights = Literal["current", "averaged"] | Callable[[Trainer, LightningModule], AbstractContextManager[Any]]
+"""Which weights are scored; a function makes a context in which the module holds them."""
 
 
 class RadarCallback(Callback):
@@ -88,6 +101,12 @@ class RadarCallback(Callback):
         on_error: `"log"`: an evaluation that raises is logged and counted, and training goes on. `"raise"`: it ends the run.
             What can never work (no processor, unknown benchmark) raises before the first step either way.
         progress: Show a progress bar during an evaluation, where the Trainer shows one.
+        name: Name of this callback in checkpoints, and in keys and files unless it is the first; that of the benchmark if left
+            out. Callbacks of one name are told apart by the options in which they differ.
+        weights: `"current"`, which is what is scored if left out: the weights that training steps on, at the last point too.
+            `"averaged"`: those of Lightning's weight averaging or of a schedule-free optimizer, put into the model for the
+            evaluation and taken out again, bit for bit. A function `(trainer, module) -> context manager` for averages of
+            one's own.
 
     Raises:
         ConfigError: If an argument cannot work; from `fit` for what only the run can tell.
@@ -123,6 +142,8 @@ class RadarCallback(Callback):
         stop_on: Collection[Kind | str] = (),
         on_error: Literal["log", "raise"] = "log",
         progress: bool = True,
+        name: str | None = None,
+        weights: Weights | None = None,
     ) -> None:
         self._schedule = Schedule.of(every_n_steps, at_steps)
         self._budget = Budget(max_overhead)
@@ -133,6 +154,13 @@ class RadarCallback(Callback):
         if isinstance(stop_on, str) or not set(stop_on) <= set(alarms):
             raise ConfigError(
                 f"Expected stop_on to hold alarms ({', '.join(map(repr, map(str, alarms)))}), but got {stop_on!r}."
+            )
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.= -]+", name)):
+            raise ConfigError(f"Expected name to be letters, digits, '.', '_' and '-', but got {name!r}.")
+        if not (weights in (None, "current", "averaged") or callable(weights)):
+            raise ConfigError(
+                "Expected weights to be 'current', 'averaged' or a function (trainer, module) -> context manager, but got "
+                f"{weights!r}."
             )
         self._stop_on = frozenset(Kind(kind) for kind in stop_on)
         self._on_finding = on_finding
@@ -156,18 +184,57 @@ class RadarCallback(Callback):
         self._progress = progress
         self._evaluator: RadarEvaluator | None = None
         self._chronicle: Chronicle | None = None
-        self._records: list[dict[str, Any]] = []
-        self._resumed = False
-        self._requested = False
-        self._label = ""
+        self._weights = weights
+        self._base_name = name or self.benchmark.name + ("" if weights in (None, "current") else "_averaged")
+        self._name: str | None = None
+        self._old_key: str | None = None
+        self._number = self._free_number()
+        self._trainer_id: int | None = None
+        self._gates: list[Gate] = []
+        self._place = 0
+        self._begin_run()
         self._publisher: Publisher | None = None
         self._last_attempt: int | None = None
         self._watch: Watch | None = None
 
+    _alive: ClassVar[weakref.WeakSet[RadarCallback]] = weakref.WeakSet()
+
+    def _free_number(self) -> int:
+        """Tells it from others of its name until a Trainer shows which of them it runs beside."""
+        taken = {other._number for other in self._alive if other._base_name == self._base_name}
+        self._alive.add(self)
+        return next(n for n in range(1, len(taken) + 2) if n not in taken)
+
+    def _begin_run(self) -> None:
+        """Forgets everything about an earlier run."""
+        self._run = uuid.uuid4().hex[:8]
+        self._records: list[dict[str, Any]] = []
+        self.errors = 0
+        self._requested = False
+        self._given_label: str | None = None
+        self._marks: dict[str, int | None] = {}
+        self._latest = LatestEvaluation()
+        self._said: set[str] = set()
+
+    @property
+    def _label(self) -> str:
+        """Stands in keys and file names; empty for the first callback of a run."""
+        return self._given_label or ""
+
+    @property
+    def name(self) -> str:
+        """This callback's own name in its run."""
+        return self._name or (self._base_name if self._number == 1 else f"{self._base_name}-{self._number}")
+
     @property
     def state_key(self) -> str:
-        """Under which checkpoints keep this callback's state: one for each benchmark."""
-        return self._generate_state_key(benchmark=self.benchmark.name)
+        """Under which checkpoints keep this callback's state: one for each name."""
+        return self._generate_state_key(benchmark=self.name)
+
+    @property
+    def _legacy_state_key(self) -> Any:
+        """Under which checkpoints of earlier releases, and of runs with this callback alone, keep the state."""
+        return self._old_key or self.state_key
 
     @property
     def records(self) -> list[dict[str, Any]]:
@@ -192,14 +259,68 @@ class RadarCallback(Callback):
         self._records = usable_records(state_dict.get("history"))
         errors = state_dict.get("errors", 0)
         self.errors = errors if isinstance(errors, int) else 0
-        self._resumed = True
+        run, label, marks = (state_dict.get(key) for key in ("run", "label", "monitors"))
+        self._run = run if isinstance(run, str) else self._run
+        self._given_label = label if isinstance(label, str) else None
+        self._marks = dict(marks) if isinstance(marks, Mapping) else {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begins anew with a run; a fit that continues one in the same Trainer goes on."""
+        watching = self._watching(trainer)
+        names = unique_names([one._base_name for one in watching], [one._options(pl_module) for one in watching])
+        for one, name in zip(watching, names, strict=True):
+            one._name = name
+        alike = [one for one in watching if one.benchmark.name == self.benchmark.name and not one._averages]
+        alone = all(one.name != self.benchmark.name for one in watching if one is not self)
+        self._old_key = (
+            self._generate_state_key(benchmark=self.benchmark.name) if alike[:1] == [self] and alone else None
+        )
+        if stage != "fit":
+            return
+        if not (trainer.global_step > 0 and self._trainer_id == id(trainer)):
+            self._begin_run()
+        self._trainer_id = id(trainer)
+        if not any(isinstance(callback, _LastPoints) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            for place, one in enumerate(watching):
+                one._place = place
+            # Who scores an average comes after who updates it. A list of its own: Lightning is walking through the present one.
+            after = [one for one in watching if one._averages]
+            others = [one for one in trainer.callbacks if one not in after]  # type: ignore[attr-defined]
+            end = next((i for i, one in enumerate(others) if isinstance(one, Checkpoint)), len(others))
+            trainer.callbacks = [_LastPoints(), *others[:end], *after, *others[end:]]  # type: ignore[attr-defined]
+
+    @property
+    def _averages(self) -> bool:
+        return self._weights not in (None, "current")
+
+    def _options(self, pl_module: LightningModule) -> dict[str, str]:
+        """What may tell this callback from another of the same benchmark, as parts of a name."""
+        model = self._model
+        if isinstance(model, nn.Module):
+            model = next((name for name, module in pl_module.named_modules() if module is model), "")
+        prompt = self._prompt if self._prompt in ("plain", "chat") else getattr(self._prompt, "__name__", self._prompt)
+        if not re.fullmatch(r"\w+", str(prompt)):
+            prompt = f"prompt{zlib.crc32(str(prompt).encode()):08x}"
+        return {
+            "model": (model or "model").replace(".", "_"),
+            "prompt": str(prompt),
+            "scorer": str(self._scorer),
+            "items": f"{self._items_per_ability or 'all'}",
+        }
+
+    @staticmethod
+    def _watching(trainer: Trainer) -> list[RadarCallback]:
+        return [callback for callback in trainer.callbacks if isinstance(callback, RadarCallback)]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds model and processor, so that what can never work is said before the first step."""
-        watching = [callback for callback in trainer.callbacks if isinstance(callback, RadarCallback)]  # type: ignore[attr-defined]
-        self._label = "" if watching[0] is self else self.benchmark.name
         model = find_model(pl_module, self._model)
-        self._evaluator = RadarEvaluator(
+        self._scored_model = model
+        self._evaluator = self._make_evaluator(trainer, pl_module, model)
+        self._say_which_weights(trainer)
+
+    def _make_evaluator(self, trainer: Trainer, pl_module: LightningModule, model: nn.Module) -> RadarEvaluator:
+        return RadarEvaluator(
             model,
             find_processor(trainer, pl_module, model, self._processor),
             self.benchmark,
@@ -220,7 +341,12 @@ class RadarCallback(Callback):
         """Opens the history; scores the model as it is before the first step."""
         self._last_attempt = None
         self._publisher = Publisher(trainer.loggers) if trainer.is_global_zero else None
+        for one in sorted(self._watching(trainer), key=lambda one: one._place):
+            if one._given_label is None:
+                taken = any(other._given_label == "" for other in self._watching(trainer))
+                one._given_label = one.name if taken else ""
         self._open_history(trainer)
+        self._show_monitors(trainer)
         schedule = self._schedule
         if schedule is None and self._every_seconds is None:
             schedule = Schedule(every=automatic_interval(trainer.estimated_stepping_batches))
@@ -237,7 +363,9 @@ class RadarCallback(Callback):
         # Only now has the strategy sharded what it shards.
         self._evaluator.model = through_root(self._evaluator.model, trainer.strategy.model)
         self._evaluator.replica = replica_of(trainer.strategy)
-        self._evaluator.look_at_weights()
+        self._ended = False
+        with self._guarded("looking at the weights"), self._weights_to_score(trainer):
+            self._evaluator.look_at_weights()
         if self.at_start:
             self._evaluate(trainer)
 
@@ -253,36 +381,120 @@ class RadarCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores the model as it is after the last step."""
-        if self.at_end:
-            self._evaluate(trainer, last=True)
+        self._finish(trainer)
         self._deliver_all()
-        self._resumed = False
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Makes the last evaluation, once."""
+        if self.at_end and not self._ended:
+            self._ended = True
+            self._evaluate(trainer, last=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leaves Lightning's callbacks as they were."""
+        self._release(trainer)
+
+    def _release(self, trainer: Trainer) -> None:
+        self._marks |= {gate.key: gate.mark for gate in self._gates}
+        for gate in self._gates:
+            gate.remove()
+        self._gates = []
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        trainer.callbacks = [one for one in callbacks if not isinstance(one, _LastPoints)]  # type: ignore[attr-defined]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Gives loggers what is still to be given, before they are closed."""
         self._deliver_all()
+        self._release(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, in builtin types that `torch.load(weights_only=True)` accepts."""
-        return {"version": STATE_VERSION, "history": list(self._records), "errors": self.errors}
+        marks = self._marks | {gate.key: gate.mark for gate in self._gates}
+        state = {"version": STATE_VERSION, "history": list(self._records), "errors": self.errors, "run": self._run}
+        return state | {"label": self._given_label, "monitors": marks}
 
     def _open_history(self, trainer: Trainer) -> None:
         """Joins what the checkpoint carried and what the file holds up to this step; each point once."""
-        if trainer.global_step == 0 and not self._resumed:
-            self._records = []
+        self._records = [record for record in self._records if record["step"] <= trainer.global_step]
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert self._evaluator is not None
         folder = log_folder(trainer)
+        if trainer.is_global_zero and folder.is_relative_to(Path("radar_runs").absolute()):
+            log.warning("This run's own folder is remote: its history is kept in %s.", folder)
         self.history_path = history_path(folder, self._label)
         self._chronicle = None
         if trainer.is_global_zero:
             self._chronicle = Chronicle(
-                folder, self._label, self._evaluator, self._records, trainer.global_step, self._guarded
+                folder, self._label, self._evaluator, self._records, trainer.global_step, self._guarded, self._run
             )
             self._records = list(self._chronicle.records)
+            self.history_path = self._chronicle.history_path
         # The file is rank 0's; the others must skip the same steps as it.
-        self._records = trainer.strategy.broadcast(self._records)
+        shared = (self._records, self._run, self.history_path)
+        self._records, self._run, self.history_path = trainer.strategy.broadcast(shared)
+
+    def _show_monitors(self, trainer: Trainer) -> None:
+        """Gives monitors the latest evaluation's values, or NaN, and lets Lightning's callbacks count evaluations."""
+        mine = [record for record in self._records if record["benchmark"] == self.benchmark.name]
+        self._latest.step = mine[-1]["step"] if mine else None
+        self._set_metrics(trainer, record_metrics(mine[-1]) if mine else {})
+        trainer.callback_metrics[labelled("radar/errors", self._label)] = _scalar(self.errors)
+        keys = {labelled(key, self._label) for key in metric_keys(self.benchmark.taxonomy)}
+        self._gates = count_evaluations(trainer, keys, self._latest, self._marks)
+        if self._gates and trainer.is_global_zero:
+            log.info(
+                "Monitors of this run count evaluations of %s: %s.", self.benchmark.name, [g.key for g in self._gates]
+            )
+
+    def _set_metrics(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        for key in dict.fromkeys([*metric_keys(self.benchmark.taxonomy), *metrics]):
+            trainer.callback_metrics[labelled(key, self._label)] = _scalar(metrics.get(key, math.nan))
+
+    def _say_which_weights(self, trainer: Trainer) -> None:
+        """Tells once which weights are scored where there are two kinds; refuses what there is none of."""
+        known = averaging_in(trainer)
+        if self._weights == "averaged" and not known:
+            raise ConfigError(
+                "Expected something that averages weights for weights='averaged' (Lightning's WeightAveraging or "
+                "StochasticWeightAveraging, or an optimizer with train() and eval()), but this run has none: leave it out, or "
+                "pass a function (trainer, module) -> context manager."
+            )
+        names = [*known, *other_averaging_in(trainer)]
+        if self._weights is None and names and trainer.is_global_zero:
+            log.warning(
+                "%s averages weights: scored are those that training steps on, at every point. Pass "
+                "RadarCallback(weights='averaged') to score the average, or weights='current' to hide this line.",
+                " and ".join(names),
+            )
+
+    @contextmanager
+    def _weights_to_score(self, trainer: Trainer) -> Iterator[None]:
+        module = trainer.lightning_module
+        if callable(self._weights):
+            with self._weights(trainer, module):
+                yield
+        elif self._weights == "averaged":
+            with averaged_weights(trainer, module, self._scored_model):
+                yield
+        else:
+            yield
+
+    def _follow_model(self, trainer: Trainer) -> None:
+        """Notices that the LightningModule has put another model in the place of the one that was scored."""
+        assert trainer.strategy.model is not None
+        model = find_model(trainer.lightning_module, self._model)
+        if model is self._scored_model:
+            return
+        if "replaced" not in self._said and trainer.is_global_zero:
+            self._said.add("replaced")
+            log.warning(
+                "The model was replaced in training: the new one is scored from step %d on.", trainer.global_step
+            )
+        self._evaluator = self._make_evaluator(trainer, trainer.lightning_module, model)
+        self._evaluator.model = through_root(model, trainer.strategy.model)
+        self._evaluator.replica = replica_of(trainer.strategy)
+        self._scored_model = model
 
     def _take_request(self) -> bool:
         """Whether somebody has put a file beside the history, which is taken away again."""
@@ -313,9 +525,11 @@ class RadarCallback(Callback):
         errors = self.errors
         try:
             with self._guarded(f"evaluating at step {step}"), bar as progress:
-                result = self._evaluator.evaluate(
-                    step, share=share, progress=progress, cancelled=lambda: trainer.received_sigterm
-                )
+                self._follow_model(trainer)
+                with self._weights_to_score(trainer):
+                    result = self._evaluator.evaluate(
+                        step, share=share, progress=progress, cancelled=lambda: trainer.received_sigterm
+                    )
                 self._publish(trainer, result, self._watch.overhead(also=time.monotonic() - begun))
         finally:
             # One that failed has taken its time too.
@@ -326,8 +540,8 @@ class RadarCallback(Callback):
     def _publish(self, trainer: Trainer, result: RadarResult, overhead: float) -> None:
         """History first: what is on disk survives whatever a logger does."""
         metrics = {labelled(key, self._label): value for key, value in result.metrics(overhead).items()}
-        for key, value in metrics.items():
-            trainer.callback_metrics[key] = torch.tensor(value)
+        self._set_metrics(trainer, result.metrics(overhead))
+        self._latest.step = result.step
         findings: list[Finding] = []
         try:
             findings = self._tell(trainer, result, metrics)
@@ -341,7 +555,10 @@ class RadarCallback(Callback):
 
     def _tell(self, trainer: Trainer, result: RadarResult, metrics: Mapping[str, float]) -> list[Finding]:
         """Writes an evaluation down and tells everybody, on the first rank; returns what was found there."""
-        entry = self._chronicle.add(result) if self._chronicle is not None else None
+        entry = None
+        if self._chronicle is not None:
+            entry = self._chronicle.add(result, metrics.get(labelled("radar/overhead", self._label)))
+            self.history_path = self._chronicle.history_path
         self._records.append(result.to_record() if entry is None else entry.record)
         if self._publisher is not None:
             items = entry.items if entry is not None else None
@@ -366,7 +583,7 @@ class RadarCallback(Callback):
 
     def _log_errors(self, trainer: Trainer) -> None:
         key = labelled("radar/errors", self._label)
-        trainer.callback_metrics[key] = torch.tensor(float(self.errors))
+        trainer.callback_metrics[key] = _scalar(self.errors)
         if self._publisher is not None:
             with self._guarded("logging the number of errors"):
                 self._publisher.publish_scalars(trainer.global_step, {key: self.errors})
@@ -383,3 +600,17 @@ class RadarCallback(Callback):
             if self.on_error == "raise":
                 raise
             log.exception("Error while %s (%s); training goes on (error %d).", doing, error, self.errors)
+
+
+class _LastPoints(Callback):
+    """Stands first in the Trainer's list, so that the last evaluations come before a callback changes weights at the end."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets every callback make its last evaluation."""
+        for callback in RadarCallback._watching(trainer):
+            callback._finish(trainer)
+
+
+def _scalar(value: float) -> torch.Tensor:
+    """A number as monitors get it, whatever the default dtype and device are."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
