@@ -195,15 +195,17 @@ def _table(rows: list[AbilityRow]) -> Table:
 @app.command()
 def verify(url: Url) -> int:
     """Read every byte of a benchmark and list all damage; exit status 1 if there is any."""
+    from radar_callback.benchmark.places import shown
     from radar_callback.benchmark.verify import verify as damages_of
 
     damages = damages_of(url)
+    place = shown(url)
     for damage in damages:
         print(damage)
     if damages:
-        print(f"{_n(len(damages), 'damage')} found in {url}")
+        print(f"{_n(len(damages), 'damage')} found in {place}")
         return 1
-    print(f"No damage found in {url}")
+    print(f"No damage found in {place}")
     return 0
 
 
