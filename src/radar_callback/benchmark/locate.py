@@ -178,18 +178,20 @@ def _restrict(manifest: Manifest, places: Mapping[str, str], where: str) -> Loca
     return Located(chosen, places, whole=False)
 
 
-def index(places: Mapping[str, str], cache: Path) -> Manifest:
+def index(places: Mapping[str, str], cache: Path, chosen: Mapping[str, str] | None = None) -> Manifest:
     """Makes the manifest of shards that have none, by reading all of them.
 
     Args:
         places: Where each shard is, by file name.
         cache: Where remote shards, and what was found in shards, are kept.
+        chosen: `{ability: group}`, whatever the items say.
 
     Raises:
         BenchmarkError: If one is missing or damaged, or two have an item of the same name.
     """
     homes: dict[str, str] = {}
-    groups: dict[str, str] = {}
+    groups = dict(chosen or {})
+    fixed = frozenset(groups)
     shards = []
     for file, place in places.items():
         found = indexed(place, cache)
@@ -201,7 +203,7 @@ def index(places: Mapping[str, str], cache: Path) -> Manifest:
                     f"{file}: leave one of these shards out, or rename its items."
                 )
         for ability, group in found.groups:
-            if groups.setdefault(ability, group) != group:
+            if ability not in fixed and groups.setdefault(ability, group) != group:
                 raise BenchmarkError(
                     f"Expected ability {ability!r} in one group, but {file} has it in {group!r} and another shard in "
                     f"{groups[ability]!r}: write a manifest with `radar-callback shards index FOLDER --groups`."
