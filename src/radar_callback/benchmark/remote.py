@@ -8,6 +8,7 @@ import json
 import logging
 import lzma
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -93,6 +94,9 @@ def _remote(place: str) -> tuple[Any, str]:
         options["client_kwargs"] = {
             "timeout": aiohttp.ClientTimeout(total=PATIENCE, sock_connect=SILENCE, sock_read=SILENCE)
         }
+        if "?" in place and re.fullmatch(r"[!-~]+", place):
+            # A signature is sent as it was given: %2F and / are two things to some servers.
+            options["encoded"] = True
     return url_to_fs(place, **options)
 
 
