@@ -12,7 +12,7 @@ from pathlib import Path
 
 from radar_callback.benchmark.images import probe
 from radar_callback.benchmark.manifest import BLOCK, ItemEntry, ShardEntry
-from radar_callback.benchmark.record import split_members, to_sample, unsafe
+from radar_callback.benchmark.record import ignored, key_and_field, split_members, to_sample, unsafe
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import BenchmarkError, ItemError
 
@@ -54,16 +54,21 @@ def spans(path: Path) -> tuple[list[Span], list[str]]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+                if ignored(member):
+                    continue
                 problem = unsafe(member)
                 if problem is not None:
                     problems.append(problem)
                     continue
-                key = member.name.partition(".")[0]
+                key, _ = key_and_field(member.name)
                 if found and found[-1].key == key:
                     found[-1] = Span(key, found[-1].offset, end - found[-1].offset)
                     continue
                 if key in keys:
-                    problems.append(f"the members of item {key!r} do not lie side by side, or it comes twice")
+                    problems.append(
+                        f"the members of item {key!r} do not lie side by side, or it comes twice; pack the files in the "
+                        "order of their names (tar --sort=name), each key once"
+                    )
                 keys.add(key)
                 found.append(Span(key, member.offset, end - member.offset))
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
@@ -102,16 +107,29 @@ def entry_of(sample: Sample, span: Span, crc32: int, where: str) -> ItemEntry:
     )
 
 
-def _entries(path: Path, found: list[Span]) -> Iterator[ItemEntry]:
+def _entries(path: Path, name: str, found: list[Span]) -> Iterator[tuple[ItemEntry, str | None]]:
     with path.open("rb") as file:
         for span in found:
-            where = f"{path.name}: {span.key}"
+            where = f"{name}: {span.key}"
             data = os.pread(file.fileno(), span.size, span.offset)
             try:
                 sample = to_sample(split_members(data, span.key, where), span.key, where)
-                yield entry_of(sample, span, zlib.crc32(data), where)
+                yield entry_of(sample, span, zlib.crc32(data), where), sample.group
             except ItemError as error:
                 raise BenchmarkError(f"Expected a readable item, but {error.detail}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedShard:
+    """What a shard says about itself.
+
+    Attributes:
+        entry: What the manifest says about it.
+        groups: The `(ability, group)` pairs that its items name, each once; items of ours name theirs.
+    """
+
+    entry: ShardEntry
+    groups: tuple[tuple[str, str], ...]
 
 
 def scan_shard(path: Path) -> ShardEntry:
@@ -120,12 +138,32 @@ def scan_shard(path: Path) -> ShardEntry:
     Raises:
         BenchmarkError: If the tar file or one item in it is damaged.
     """
+    return index_shard(path, path.name).entry
+
+
+def index_shard(path: Path, name: str) -> IndexedShard:
+    """Everything that a manifest can say about one shard and its items' groups, from the shard itself.
+
+    Args:
+        path: A plain tar file on this machine.
+        name: The shard's own file name; a fetched one is kept under another.
+
+    Raises:
+        BenchmarkError: If the tar file or one item in it is damaged.
+    """
     found, problems = spans(path)
     if problems:
-        raise BenchmarkError(f"Expected {path.name} to be a whole shard, but it is {_was(problems[0])}.")
-    items = tuple(_entries(path, found))
-    return ShardEntry(
-        file=path.name, bytes=path.stat().st_size, sha256=sha256_of(path), samples=len(items), items=items
+        raise BenchmarkError(f"Expected {name} to be a whole shard, but it is {_was(problems[0])}.")
+    entries = list(_entries(path, name, found))
+    return IndexedShard(
+        ShardEntry(
+            file=name,
+            bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+            samples=len(entries),
+            items=tuple(entry for entry, _ in entries),
+        ),
+        tuple(dict.fromkeys((entry.ability, group) for entry, group in entries if group is not None)),
     )
 
 

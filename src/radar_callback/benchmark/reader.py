@@ -14,10 +14,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from radar_callback.benchmark.locate import Source, checked, index, locate
+from radar_callback.benchmark.locate import Source, checked, index, locate, safe_name, shown_source
 from radar_callback.benchmark.manifest import Item, Manifest, ShardEntry, items_of
+from radar_callback.benchmark.places import is_remote, redacted
 from radar_callback.benchmark.record import split_members, to_sample
-from radar_callback.benchmark.remote import default_cache, fetch, is_remote
+from radar_callback.benchmark.remote import default_cache, fetch, unpacked
 from radar_callback.benchmark.sample import Sample, Skipped
 from radar_callback.errors import BenchmarkError, ConfigError, ItemError, Reason
 from radar_callback.taxonomy import Taxonomy
@@ -60,10 +61,10 @@ class Benchmark:
         cache = Path(cache_dir) if cache_dir is not None else default_cache()
         located = locate(source)
         manifest = located.manifest if located.manifest is not None else index(located.places, cache)
-        checked(manifest, str(source))
-        self.name = manifest.name
+        checked(manifest, shown_source(source))
+        self.name = safe_name(manifest.name)
         self.licence = manifest.licence
-        self.source = manifest.source
+        self.source = redacted(manifest.source)
         self.items = items_of(manifest)
         self.skipped = manifest.skipped
         self.taxonomy = Taxonomy(manifest.tree) if located.whole else _prune(manifest)
@@ -94,8 +95,6 @@ class Benchmark:
         item = self.items[index]
         where = f"{item.shard}: item {item.key!r}"
         data = self._shards.read(item, where)
-        if zlib.crc32(data) != item.crc32:
-            raise ItemError(Reason.UNREADABLE, f"{where}: its bytes are not those that were written (crc32 differs)")
         return to_sample(split_members(data, item.key, where), item.key, where)
 
     def select(self, abilities: Collection[str]) -> Benchmark:
@@ -206,14 +205,12 @@ class _Shards:
     """The shard files, opened when first needed; each process opens its own."""
 
     def __init__(self, manifest: Manifest, places: dict[str, str], cache: Path) -> None:
-        self._expected = {
-            shard.file: ShardEntry(file=shard.file, bytes=shard.bytes, sha256=shard.sha256, samples=0, items=())
-            for shard in manifest.shards
-        }
+        self._expected = {shard.file: shard.model_copy(update={"samples": 0, "items": ()}) for shard in manifest.shards}
         self._places = places
         self._cache = cache
         self._open: dict[tuple[int, str], int] = {}
         self._refused: dict[str, tuple[float, str]] = {}
+        self._renewed: set[str] = set()
         for file, expected in self._expected.items():
             if not is_remote(places[file]):
                 self._check(Path(places[file]), expected)
@@ -233,16 +230,42 @@ class _Shards:
             )
 
     def read(self, item: Item, where: str) -> bytes:
+        data, problem = self._look(item)
+        if problem is not None and self._renew(item.shard):
+            data, problem = self._look(item)
+        if problem is not None:
+            raise ItemError(Reason.UNREADABLE, f"{where}: {problem}")
+        return data
+
+    def _look(self, item: Item) -> tuple[bytes, str | None]:
+        """An item's bytes, and what is wrong with them."""
         try:
             data = os.pread(self._descriptor(item.shard), item.size, item.offset)
         except OSError as error:
-            raise ItemError(Reason.UNREADABLE, f"{where}: {error}") from error
+            return b"", str(error)
         if len(data) < item.size:
-            raise ItemError(
-                Reason.UNREADABLE,
-                f"{where}: the shard ends after {len(data)} of its {item.size} bytes at {item.offset}",
-            )
-        return data
+            return data, f"the shard ends after {len(data)} of its {item.size} bytes at {item.offset}"
+        if zlib.crc32(data) != item.crc32:
+            return data, "its bytes are not those that were written (crc32 differs)"
+        return data, None
+
+    def _renew(self, file: str) -> bool:
+        """Fetches or unpacks a kept shard anew if it was damaged on this machine; once, a damage of its own stays."""
+        expected, place = self._expected[file], self._places[file]
+        if file in self._renewed or not (is_remote(place) or expected.compressed):
+            return False
+        self._renewed.add(file)
+        try:
+            path = fetch(place, self._cache, expected, check=True)
+            if expected.compressed:
+                unpacked(path, expected.sha256, self._cache, anew=True)
+        except BenchmarkError as error:
+            log.warning("Shard %s cannot be had again. %s", file, error)
+            return False
+        descriptor = self._open.pop((os.getpid(), file), None)
+        if descriptor is not None:
+            os.close(descriptor)
+        return True
 
     def _descriptor(self, file: str) -> int:
         name = os.getpid(), file
@@ -253,6 +276,8 @@ class _Shards:
                 raise ItemError(Reason.UNREADABLE, problem)
             try:
                 path = fetch(self._places[file], self._cache, self._expected[file])
+                if self._expected[file].compressed:
+                    path = unpacked(path, self._expected[file].sha256, self._cache)
             except BenchmarkError as error:
                 now = time.monotonic()
                 self._refused[file] = now + max(RETRY_AFTER, RETRY_SHARE * (now - begun)), str(error)

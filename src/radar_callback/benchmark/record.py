@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from radar_callback.benchmark.manifest import first_error
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import BenchmarkError, ItemError, Reason
 
-ImageName = Annotated[str, Field(pattern=r"^[0-9]+\.[a-z0-9]+$")]
-"""Lower case, since webdataset lower-cases what follows the key."""
+ImageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$"), AfterValidator(str.lower)]
+"""What follows the key in a member's name, in lower case, as webdataset reads it: `0.jpg` where we write, `png` elsewhere."""
 
 
 class Record(BaseModel):
@@ -30,6 +31,7 @@ class Record(BaseModel):
     images: tuple[ImageName, ...]
     source: str = ""
     meta: dict[str, Any] = {}
+    group: str | None = None
 
 
 def to_fields(sample: Sample) -> dict[str, bytes]:
@@ -48,32 +50,64 @@ def to_fields(sample: Sample) -> dict[str, bytes]:
             images=sample.image_names,
             source=sample.source,
             meta=dict(sample.meta),
+            group=sample.group,
         )
-        text = json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        left_out = {"group"} if sample.group is None else None
+        text = json.dumps(
+            record.model_dump(exclude=left_out), ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
         fields = {"json": text.encode()}
     except ValidationError as error:
         raise BenchmarkError(f"Item {sample.key!r} does not fit the shard format: {first_error(error)}.") from None
     except (TypeError, ValueError) as error:
         raise BenchmarkError(f"Item {sample.key!r} cannot be written as JSON: {error}.") from None
+    for number, name in enumerate(sample.image_names):
+        if not re.fullmatch(r"[0-9]+\.[a-z0-9]+", name):
+            raise BenchmarkError(
+                f"Item {sample.key!r} does not fit the shard format: field images.{number}: expected a name like 0.jpg "
+                f"(got {name!r})."
+            )
     if len(set(sample.image_names)) < len(sample.image_names):
         raise BenchmarkError(f"Item {sample.key!r} has two images with one name: {', '.join(sample.image_names)}.")
     return fields | dict(zip(sample.image_names, sample.images, strict=True))
 
 
+def key_and_field(name: str) -> tuple[str, str]:
+    """A member's name as webdataset reads it: the key ends at the first dot of the file name, what follows is lower case.
+
+    A key has no slash: its folders are joined to it.
+
+    Example:
+        >>> key_and_field("item.0.jpg"), key_and_field("./train/item.PNG")
+        (('item', '0.jpg'), ('train_item', 'png'))
+    """
+    *folders, file = name.split("/")
+    key, _, field = file.partition(".")
+    return "_".join([*(folder for folder in folders if folder not in ("", ".")), key]), field.lower()
+
+
+def ignored(member: tarfile.TarInfo) -> bool:
+    """Whether a member is none of an item's: a folder, a hidden file such as macOS adds, or webdataset's own `__…__`."""
+    name = member.name.rpartition("/")[2]
+    hidden = name.startswith(".") and name not in (".", "..")
+    return member.isdir() or (member.isreg() and (hidden or (name.startswith("__") and name.endswith("__"))))
+
+
 def unsafe(member: tarfile.TarInfo) -> str | None:
-    """Why a tar member must not be used, or None. Shards hold plain files named `KEY.FIELD` and nothing else.
+    """Why a tar member must not be used, or None. Shards hold plain files named `KEY.FIELD`.
 
     Example:
         >>> unsafe(tarfile.TarInfo("item.0.jpg")) is None
         True
         >>> unsafe(tarfile.TarInfo("../item.json"))
-        "member '../item.json' is not named KEY.FIELD without a folder"
+        "member '../item.json' is not named KEY.FIELD inside the archive; rename it or leave it out"
     """
     if not member.isreg() or member.issparse():
-        return f"member {member.name!r} is a link, folder or special file; expected a plain file"
-    key, dot, field = member.name.partition(".")
-    if not (key and dot and field) or "/" in member.name or "\\" in member.name:
-        return f"member {member.name!r} is not named KEY.FIELD without a folder"
+        return f"member {member.name!r} is a link, folder or special file; expected a plain file (tar --dereference)"
+    *folders, file = member.name.split("/")
+    key, dot, field = file.partition(".")
+    if not (key and dot and field) or "\\" in member.name or ".." in folders or member.name.startswith("/"):
+        return f"member {member.name!r} is not named KEY.FIELD inside the archive; rename it or leave it out"
     return None
 
 
@@ -92,8 +126,10 @@ def split_members(data: bytes, key: str, where: str) -> dict[str, bytes]:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
+                if ignored(member):
+                    continue
                 problem = unsafe(member)
-                name, _, field = member.name.partition(".")
+                name, field = key_and_field(member.name)
                 if problem is None and name != key:
                     problem = f"member {member.name!r} belongs to another item"
                 if problem is None and field in fields:
@@ -137,6 +173,7 @@ def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
             image_names=record.images,
             source=record.source,
             meta=record.meta,
+            group=record.group,
         )
     except BenchmarkError as error:
         raise ItemError(Reason.UNREADABLE, f"{where}: {error}") from None

@@ -37,6 +37,7 @@ class Sample:
         category: Sub-division of the ability, averaged over first, or None.
         source: Where the item comes from (a data set's name).
         meta: Free fields that `score --per-sample` repeats; JSON types only.
+        group: Group of the ability, kept beside the item for shards that lose their manifest; None if not known.
 
     Raises:
         BenchmarkError: If one of the rules above is broken; the message names the key.
@@ -52,6 +53,7 @@ class Sample:
     category: str | None = None
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if not KEY_PATTERN.fullmatch(self.key):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from radar_callback.benchmark.images import SUFFIXES
 from radar_callback.benchmark.index import Span, entry_of, sha256_of, spans
 from radar_callback.benchmark.locate import Located, Source, locate
 from radar_callback.benchmark.manifest import (
@@ -18,8 +20,9 @@ from radar_callback.benchmark.manifest import (
     ShardEntry,
     contradictions,
 )
+from radar_callback.benchmark.places import is_remote
 from radar_callback.benchmark.record import split_members, to_sample
-from radar_callback.benchmark.remote import default_cache, fetch, is_remote
+from radar_callback.benchmark.remote import default_cache, fetch, is_compressed, unpacked
 from radar_callback.errors import BenchmarkError, ItemError
 
 
@@ -76,7 +79,7 @@ def _damages(manifest: Manifest, located: Located, cache: Path) -> Iterator[Dama
         if isinstance(path, str):
             yield Damage(shard.file, None, path)
         else:
-            yield from _shard_damages(path, shard, homes)
+            yield from _shard_damages(path, shard, homes, cache)
 
 
 def _damages_alone(located: Located, cache: Path) -> Iterator[Damage]:
@@ -87,10 +90,14 @@ def _damages_alone(located: Located, cache: Path) -> Iterator[Damage]:
         if isinstance(path, str):
             yield Damage(file, None, path)
             continue
-        found, problems = spans(path)
+        plain = _plain(path, cache)
+        if isinstance(plain, str):
+            yield Damage(file, None, plain)
+            continue
+        found, problems = spans(plain)
         for problem in problems:
             yield Damage(file, None, problem)
-        with path.open("rb") as opened:
+        with plain.open("rb") as opened:
             for span in found:
                 if homes.setdefault(span.key, file) != file:
                     yield Damage(file, span.key, f"also lies in {homes[span.key]}")
@@ -101,10 +108,18 @@ def _damages_alone(located: Located, cache: Path) -> Iterator[Damage]:
 def _local(place: str, cache: Path, shard: ShardEntry | None = None) -> Path | str:
     """The shard on this machine, or why there is none."""
     try:
-        path = fetch(place, cache, shard)
+        path = fetch(place, cache, shard, check=True)
     except BenchmarkError as error:
         return str(error)
     return path if path.is_file() else f"expected a file at {path}, but there is none"
+
+
+def _plain(path: Path, cache: Path) -> Path | str:
+    """The shard as a plain tar file, or why there is none."""
+    try:
+        return unpacked(path, sha256_of(path), cache, anew=True) if is_compressed(path) else path
+    except BenchmarkError as error:
+        return str(error)
 
 
 def _strangers(manifest: Manifest, located: Located) -> Iterator[Damage]:
@@ -117,13 +132,20 @@ def _strangers(manifest: Manifest, located: Located) -> Iterator[Damage]:
                 yield Damage(path.name, None, "lies beside the manifest, which does not list it")
 
 
-def _shard_damages(path: Path, shard: ShardEntry, homes: dict[str, str]) -> Iterator[Damage]:
+def _shard_damages(path: Path, shard: ShardEntry, homes: dict[str, str], cache: Path) -> Iterator[Damage]:
     size = path.stat().st_size
     if size != shard.bytes:
         yield Damage(shard.file, None, f"has {size} bytes where the manifest says {shard.bytes}")
     if sha256_of(path) != shard.sha256:
         yield Damage(shard.file, None, "is not the file the manifest describes: its sha256 differs")
-    found, problems = spans(path)
+    plain = _plain(path, cache)
+    if isinstance(plain, str):
+        yield Damage(shard.file, None, plain)
+        return
+    if (plain != path) != shard.compressed:
+        yield Damage(shard.file, None, f"is {'' if plain != path else 'not '}compressed, unlike the manifest says")
+        return
+    found, problems = spans(plain)
     for problem in problems:
         yield Damage(shard.file, None, problem)
     listed: dict[str, ItemEntry] = {item.key: item for item in shard.items}
@@ -133,7 +155,7 @@ def _shard_damages(path: Path, shard: ShardEntry, homes: dict[str, str]) -> Iter
             yield Damage(shard.file, span.key, f"also lies in {homes[span.key]}")
         if span.key not in listed:
             yield Damage(shard.file, span.key, "is in the shard, but the manifest does not list it")
-    with path.open("rb") as file:
+    with plain.open("rb") as file:
         for entry in shard.items:
             yield from (Damage(shard.file, entry.key, what) for what in _item_damages(file.fileno(), entry, present))
 
@@ -176,12 +198,15 @@ def _look_at(descriptor: int, span: Span) -> tuple[ItemEntry | None, list[str]]:
     try:
         fields = split_members(data, span.key, where)
         sample = to_sample(fields, span.key, where)
-        strangers = sorted(set(fields) - {"json", *sample.image_names})
+        # Others keep a text or class beside an item; an image that nothing shows was meant to be shown.
+        strangers = sorted(name for name in set(fields) - set(sample.image_names) if _NUMBERED_IMAGE.fullmatch(name))
         problems += [f"member {span.key}.{name} belongs to no image of the item" for name in strangers]
         return entry_of(sample, span, zlib.crc32(data), where), problems
     except ItemError as error:
         return None, [*problems, error.detail.removeprefix(f"{where}: ")]
 
+
+_NUMBERED_IMAGE = re.compile(rf"[0-9]+\.({'|'.join([*SUFFIXES.values(), 'jpeg', 'bin'])})")
 
 _MEANING = {
     "ability": "ability",

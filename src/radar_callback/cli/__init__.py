@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> int:
+    from radar_callback.benchmark.places import redacted
+
+    message = redacted(message)  # it may quote what was typed, and that a URL with a password
     # A command without arguments shows its help, which keeps its lines; everything else is one line.
     text = message if message.startswith("Usage:") else f"radar-callback: {' '.join(message.split())}"
     print(text, file=sys.stderr)

@@ -59,6 +59,7 @@ def _check_target(html: Path, histories: list[Path]) -> None:
 def _opened(run: Run, shards: str | None) -> Benchmark | None:
     """The benchmark that a run's items come from, where it is at hand."""
     from radar_callback.benchmark.locate import builtin_folder
+    from radar_callback.benchmark.places import shown
     from radar_callback.benchmark.reader import Benchmark
 
     if shards is None:
@@ -66,5 +67,7 @@ def _opened(run: Run, shards: str | None) -> Benchmark | None:
         return Benchmark(run.benchmark) if builtin_folder(run.benchmark) is not None else None
     opened = Benchmark(shards)
     if opened.name != run.benchmark:
-        raise ConfigError(f"Expected --shards of {run.benchmark!r}, but those of {shards} are of {opened.name!r}.")
+        raise ConfigError(
+            f"Expected --shards of {run.benchmark!r}, but those of {shown(shards)} are of {opened.name!r}."
+        )
     return opened

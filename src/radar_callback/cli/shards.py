@@ -112,6 +112,46 @@ def _report_built(manifest: Manifest, out: Path) -> None:
             print(f'  … all of them are listed in {out / "manifest.json"} under "skipped"')
 
 
+@app.command("index")
+def index_(
+    folder: Annotated[Path, typer.Argument(help="A folder of *.tar shards on this machine.")],
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GROUP=ABILITY,…", help="Which abilities form a group; once for each group."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the benchmark; the folder's if not given.")] = None,
+    licence: Annotated[str, typer.Option(help="Under which the items may be used.")] = "",
+    source: Annotated[str, typer.Option(help="Where the items come from.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a manifest that is there.")] = False,
+) -> None:
+    """Write a manifest for shards that others have written."""
+    from radar_callback.benchmark.write_manifest import write_manifest
+
+    manifest = write_manifest(
+        folder, groups=_groups(groups or []), name=name, licence=licence, source=source, overwrite=overwrite
+    )
+    items = sum(shard.samples for shard in manifest.shards)
+    tree = ", ".join(f"{group}: {' '.join(abilities)}" for group, abilities in manifest.tree.items())
+    print(
+        f"Wrote {folder / 'manifest.json'}: {manifest.name}, {_n(items, 'item')} in {_n(len(manifest.shards), 'shard')}"
+    )
+    print(f"Groups: {tree}")
+
+
+def _groups(texts: list[str]) -> dict[str, str]:
+    """`["perception=colour,shape"]` as `{ability: group}`."""
+    groups: dict[str, str] = {}
+    for text in texts:
+        group, equals, abilities = text.partition("=")
+        names = [ability.strip() for ability in abilities.split(",")]
+        if not (group.strip() and equals and all(names)):
+            raise ConfigError(f"Expected --groups as in perception=colour,shape, but got {text!r}.")
+        for ability in names:
+            if groups.setdefault(ability, group.strip()) != group.strip():
+                raise ConfigError(f"Expected every ability in one group, but --groups has {ability!r} in two.")
+    return groups
+
+
 @app.command("inspect")
 def inspect_(
     url: Url,
@@ -195,15 +235,17 @@ def _table(rows: list[AbilityRow]) -> Table:
 @app.command()
 def verify(url: Url) -> int:
     """Read every byte of a benchmark and list all damage; exit status 1 if there is any."""
+    from radar_callback.benchmark.places import shown
     from radar_callback.benchmark.verify import verify as damages_of
 
     damages = damages_of(url)
+    place = shown(url)
     for damage in damages:
         print(damage)
     if damages:
-        print(f"{_n(len(damages), 'damage')} found in {url}")
+        print(f"{_n(len(damages), 'damage')} found in {place}")
         return 1
-    print(f"No damage found in {url}")
+    print(f"No damage found in {place}")
     return 0
 
 

@@ -160,7 +160,7 @@ def _sample(row: _Row, defaults: _Defaults) -> Sample:
     images = [load_image(defaults.folder / name, where) for name in _image_names(raw, where)]
     category = _text(raw, "category", where) if raw.get("category") is not None else None
     item_id = _text(raw, "id", where) if raw.get("id") is not None else None
-    _text({"group": raw.get("group") or defaults.group}, "group", where)
+    group = _text({"group": raw.get("group") or defaults.group}, "group", where)
     try:
         return Sample(
             key=slug(item_id) if item_id is not None else _key_of_line(row.line),
@@ -173,6 +173,7 @@ def _sample(row: _Row, defaults: _Defaults) -> Sample:
             image_names=tuple(f"{i}.{suffix}" for i, (_, suffix) in enumerate(images)),
             source=defaults.source,
             meta={"id": raw.get("id", row.line), **{key: raw[key] for key in raw if key not in FIELDS}},
+            group=group,
         )
     except BenchmarkError as error:
         raise BenchmarkError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None

@@ -285,6 +285,7 @@ def _read_item(
         image_names=tuple(f"{i}.{suffix}" for i, (_, suffix) in enumerate(contents)),
         source="M3-Bench",
         meta=item.meta,
+        group=rules.group,
     )
 
 
