@@ -15,6 +15,7 @@ from radar_callback.diagnosis.detector import (
     restlessness,
     threshold,
 )
+from radar_callback.diagnosis.emergence import ABOVE, SURE
 from radar_callback.diagnosis.findings import Cause, Finding, Kind
 from radar_callback.diagnosis.series import Array, Record, Series, column
 
@@ -203,18 +204,36 @@ def stopped(records: Sequence[Record]) -> list[Finding]:
     return found
 
 
-def blind(records: Sequence[Record], patience: int = 10) -> list[Finding]:
+def _begun(series: Mapping[str, Series], gain: Array, spread: Array) -> int | None:
+    """Position from which on there is something to owe to images: an ability has risen twice running, or images have helped."""
+    for t in range(1, len(gain)):
+        rose = (
+            np.all(one.sds[t - 1 : t + 1] - one.chance[t - 1 : t + 1] > np.maximum(SURE * one.se[t - 1 : t + 1], ABOVE))
+            for one in series.values()
+        )
+        if any(rose) or gain[t] - 1.96 * spread[t] > LEAST:
+            return t
+    return None
+
+
+def blind(records: Sequence[Record], series: Mapping[str, Series], patience: int = 10) -> list[Finding]:
     """Evaluations from which on the image made no difference, after enough of them to expect one.
+
+    A model that has learned nothing yet does not look either: that is how every healthy run begins.
 
     Args:
         records: A history with `image_gain`.
+        series: All abilities.
         patience: Evaluations after which a model that learns from images should have begun to use them.
     """
     gain, se = column(records, "image_gain", "overall", "sds"), column(records, "image_gain", "overall", "se")
     spread = np.hypot(se, JITTER_OF_GAIN)
     found: list[Finding] = []
     told = False
-    for t in range(patience, len(records)):
+    begun = _begun(series, gain, spread)
+    if begun is None:
+        return []
+    for t in range(max(patience, begun), len(records)):
         high = gain[t] + 1.96 * spread[t]
         if np.isnan(high):
             continue

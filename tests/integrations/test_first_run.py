@@ -1,0 +1,145 @@
+"""What somebody sees who adds `RadarCallback()` and says nothing else: how many items, how often, and what is said about it."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from radar_callback import RadarCallback, RadarEvaluator
+from radar_callback.evaluation_size import Few
+from radar_callback.evaluation_timing import time_items
+from radar_callback.integrations import lightning
+from radar_callback.rounds import Rounds
+from radar_callback.watch import Watch
+from tests.helpers import tiny
+from tests.helpers.training import PreTraining
+from tests.integrations.test_lightning import make_trainer, steps
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.benchmark(tmp_path_factory.mktemp("bench") / "tiny", n=6)
+
+
+class SlowMachine:
+    """A clock on which a step of training takes 0.8 s and an item 0.15 s."""
+
+    def __init__(self, monkeypatch):
+        self.seconds = 0.0
+        take = Rounds.take
+
+        def slow(rounds, batch, *args):
+            self.seconds += 0.15 * len(batch)
+            take(rounds, batch, *args)
+
+        monkeypatch.setattr(Rounds, "take", slow)
+        monkeypatch.setattr(lightning, "time", SimpleNamespace(monotonic=self))
+        monkeypatch.setattr(lightning, "time_items", partial(time_items, now=self))
+        monkeypatch.setattr(lightning, "Watch", partial(Watch, now=self))
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class SlowTraining(PreTraining):
+    def __init__(self, machine):
+        super().__init__()
+        self.machine = machine
+
+    def training_step(self, batch, index):
+        self.machine.seconds += 0.8
+        return super().training_step(batch, index)
+
+
+def forwards(record) -> int:
+    return record["samples"] + record["image_gain"]["overall"]["count"]
+
+
+def test_a_first_run_has_a_curve_of_one_set_of_items_up_to_its_last_step(tmp_path, monkeypatch, caplog):
+    large = tiny.benchmark(tmp_path / "large", n=120)
+    machine = SlowMachine(monkeypatch)
+    callback = RadarCallback(large, workers=0)
+    with caplog.at_level("INFO"):
+        make_trainer(tmp_path, callback, max_steps=200).fit(SlowTraining(machine))
+    records = callback.records
+    assert steps(callback)[0] == 0 and steps(callback)[-1] == 200 and callback.errors == 0
+    items = {record["samples"] for record in records}
+    assert len(items) == len({record["subset"] for record in records}) == 1 and max(items) < 120
+    assert len(records) >= 8 and 90 < 0.15 * sum(map(forwards, records)) < 120, "what is granted is used"
+    for record in records:
+        assert record["share"] < 1 and record["coverage"] == 1
+        assert record["items_per_ability"] == 16 == max(row["count"] for row in record["abilities"].values())
+    said = [line for line in caplog.messages if line.startswith("radar")]
+    assert said[0].startswith(f"radar: scoring {records[0]['samples']} of 120 items (16 an ability), about ")
+    left_out = f"{21 - len(records)} left out to keep within max_overhead=0.05"
+    assert said[-1] == f"radar: evaluated {len(records)} of 21 times; {left_out}"
+
+
+def test_a_run_that_is_resumed_goes_on_with_the_items_it_had(tmp_path, monkeypatch):
+    large = tiny.benchmark(tmp_path / "large", n=120)
+    timed = []
+
+    def time_items(*args, **settings):
+        timed.append(1)
+        return 1e3
+
+    monkeypatch.setattr("radar_callback.integrations.lightning.time_items", time_items)
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True)
+    make_trainer(tmp_path, RadarCallback(large), checkpoint, max_steps=3).fit(PreTraining())
+    again = RadarCallback(large)
+    make_trainer(tmp_path, again, max_steps=6).fit(PreTraining(), ckpt_path=checkpoint.last_model_path)
+    assert timed == [1] and [record["items_per_ability"] for record in again.records] == [16] * len(again.records)
+    assert steps(again)[0] == 0 and steps(again)[-1] == 6
+
+
+def test_timing_that_fails_is_no_error_of_its_own(tmp_path, monkeypatch):
+    large = tiny.benchmark(tmp_path / "large", n=120)
+    monkeypatch.setattr("radar_callback.evaluator.RadarEvaluator.evaluate", lambda *args, **settings: 1 / 0)
+    callback = RadarCallback(large, every_n_steps=100)
+    make_trainer(tmp_path, callback, max_steps=2).fit(PreTraining())
+    assert callback.errors == 2, "the baseline and the last one"
+
+
+@pytest.mark.parametrize("optimizers", [1, 2, 3])
+@pytest.mark.parametrize("length", [{"max_epochs": 10, "max_steps": -1}, {"max_steps": 120}])
+def test_about_twenty_points_whatever_counts_as_a_step(folder, tmp_path, optimizers, length):
+    callback = RadarCallback(folder, items_per_ability=1, blind_share=0)
+    trainer = make_trainer(tmp_path, callback, **length)
+    trainer.fit(PreTraining(optimizers=optimizers))
+    assert 19 <= len(callback.records) <= 24
+    assert steps(callback)[-1] == trainer.global_step
+
+
+def test_about_twenty_points_where_batches_are_accumulated(folder, tmp_path):
+    callback = RadarCallback(folder, items_per_ability=1, blind_share=0)
+    trainer = make_trainer(tmp_path, callback, max_epochs=20, max_steps=-1, accumulate_grad_batches=4)
+    trainer.fit(PreTraining())
+    assert 19 <= len(callback.records) <= 24 and steps(callback)[-1] == trainer.global_step
+
+
+def test_timing_leaves_evaluations_as_they_are(tmp_path):
+    """Same scores, same weights to look back to, and about the time that an item takes."""
+    large = tiny.benchmark(tmp_path / "large", n=60)
+    plain, timed = (RadarEvaluator(tiny.llava(), tiny.llava_processor(), large, workers=0) for _ in range(2))
+    for evaluator in (plain, timed):
+        evaluator.look_at_weights()
+    slow, quick = iter(range(100)), iter(range(100))
+    assert time_items(timed, now=lambda: float(next(slow))) == 0.25, "four items a second"
+    seconds = time_items(timed, now=lambda: next(quick) / 10)
+    found, expected = timed.evaluate(), plain.evaluate()
+    assert found.abilities == expected.abilities and found.moved == expected.moved and found.subset == expected.subset
+    batches = timed._setup._batches[1.0, 1]
+    assert seconds == pytest.approx(0.1 * min(8, len(batches)) / sum(map(len, Few(8).of(batches, 1)))), "whole batches"
+
+
+def test_a_part_holds_so_many_items_of_each_ability_or_all_it_has(tmp_path):
+    large = tiny.benchmark(tmp_path / "large", n=60)
+    evaluator = RadarEvaluator(tiny.llava(), tiny.llava_processor(), large, workers=0, blind_share=0.5)
+    whole, part, again = (evaluator.evaluate(share=share, at_least=12) for share in (1.0, 0.125, 0.125))
+    counts = {name: row["count"] for name, row in whole.abilities.items()}
+    assert {name: row["count"] for name, row in part.abilities.items()} == {
+        name: min(n, 12) for name, n in counts.items()
+    }
+    assert part.subset == again.subset != whole.subset and part.items_per_ability == 12
+    assert part.image_gain["overall"]["count"] < part.samples / 2, "the control follows the share"
