@@ -1,19 +1,25 @@
 """What somebody sees who adds `RadarCallback()` and says nothing else: how many items, how often, and what is said about it."""
 
+import time
+from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.multiprocessing as mp
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 
-from radar_callback import RadarCallback, RadarEvaluator
+from radar_callback import RadarCallback, RadarEvaluator, budget
 from radar_callback.evaluation_size import Few
 from radar_callback.evaluation_timing import time_items
 from radar_callback.integrations import lightning
 from radar_callback.rounds import Rounds
 from radar_callback.watch import Watch
 from tests.helpers import tiny
-from tests.helpers.training import PreTraining
+from tests.helpers.training import PreTraining, as_rank
 from tests.integrations.test_lightning import make_trainer, steps
 
 
@@ -143,3 +149,28 @@ def test_a_part_holds_so_many_items_of_each_ability_or_all_it_has(tmp_path):
     }
     assert part.subset == again.subset != whole.subset and part.items_per_ability == 12
     assert part.image_gain["overall"]["count"] < part.samples / 2, "the control follows the share"
+
+
+def _rank(rank, port, folder, root):
+    as_rank(rank, 2, port)
+    budget.GRACE = 0.5
+    # The second rank's clock runs four times as fast: what it thinks of the time must not matter.
+    lightning.Watch = partial(Watch, now=lambda: (1 + 3 * rank) * time.monotonic())
+    callback = RadarCallback(folder, workers=0)
+    trainer = Trainer(
+        max_steps=40, callbacks=[callback], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=root, accelerator="cpu", devices=2,
+        strategy=DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=40)),
+    )  # fmt: skip
+    trainer.fit(PreTraining())
+    torch.save((callback.records, callback.errors, trainer.global_step), f"{root}/{rank}.pt")
+
+
+def test_ranks_size_and_space_their_evaluations_alike(tmp_path, free_port):
+    folder = tiny.benchmark(tmp_path / "large", n=120)
+    mp.start_processes(_rank, args=(free_port, str(folder), str(tmp_path)), nprocs=2, start_method="fork")
+    (one, errors, done), (other, *_) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    assert errors == 0 and done == 40
+    points = [[(record["step"], record["subset"], record["samples"]) for record in records] for records in (one, other)]
+    assert points[0] == points[1] and points[0][0][0] == 0 and points[0][-1][0] == 40
+    assert {record["items_per_ability"] for record in one} == {16} and len(one) < 21
