@@ -146,7 +146,7 @@ def test_what_could_not_be_timed_is_scored_by_the_smallest_part():
 
 def test_a_run_that_goes_on_scores_what_it_did_before():
     run = Run(every=1000, cost=40, total=100_000)
-    assert run.watch.keep(0.25) and not run.watch.to_be_sized
+    assert run.watch.keep(0.25)
     run.evaluate(0)
     for step in range(1, 5001):
         run.time += 1
@@ -166,6 +166,15 @@ def test_a_run_whose_end_comes_early_or_is_not_known_has_its_last_point():
     for total in (math.inf, 400):
         run = Run(every=20, cost=70, step_seconds=0.4, total=total).go(130)
         assert run.points[-1][0] == 130 and len(run.points) >= 3
+
+
+def test_a_run_that_ends_by_the_clock_is_no_longer_than_that():
+    """What `max_time` leaves bounds a run that could go on for a million steps otherwise."""
+    for total in (math.inf, 10**6):
+        run = Run(every=20, cost=70, step_seconds=0.4, total=total, seconds=260).go(380)
+        assert set(run.sizes) == {LEAST_ITEMS} and run.points[-1][0] == 380 and len(run.points) >= 8
+        assert max(after - before for (before, _), (after, _) in pairwise(run.points)) <= 100
+        assert run.watch.overhead() * (run.time - 1000) <= 1.1 * GRACE
 
 
 def test_no_evaluation_at_the_end_is_kept_for_where_none_is_wanted():

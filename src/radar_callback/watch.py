@@ -24,6 +24,10 @@ STEPS_TO_KNOW = 5
 """Steps after the first, which may wait for data or a compiler, that tell how fast a run trains."""
 
 
+WORTH_TIMING = 64
+"""Items from which on a user is told beforehand how long they take, also where all are scored in any case."""
+
+
 class Decision(NamedTuple):
     """What the first rank says of an evaluation that is due.
 
@@ -47,6 +51,7 @@ class Watch:
         every_seconds: Also due when so many seconds have passed since the last one.
         subsets: What can be scored of the benchmark, the largest first.
         total: Step at which the run ends, as far as is known; infinite if it is not.
+        seconds: What the run may last at most, from now on; infinite if nothing bounds it.
         at_end: Whether there is one more evaluation at the end of the run.
         requested: Asked by the first rank every ten seconds or so: whether somebody wants an evaluation now.
         broadcast: Gives every rank what the first one has.
@@ -65,6 +70,7 @@ class Watch:
         every_seconds: float | None = None,
         subsets: Sequence[Subset] = (WHOLE,),
         total: float = math.inf,
+        seconds: float = math.inf,
         at_end: bool = True,
         requested: Callable[[], bool] = lambda: False,
         broadcast: Callable[[Any], Any] = lambda value: value,
@@ -78,6 +84,7 @@ class Watch:
         self._every_seconds = every_seconds
         self._subsets = tuple(subsets)
         self._total = total if total >= 0 else math.inf
+        self._seconds = seconds
         self._at_end = at_end
         self._requested = requested
         self._broadcast = broadcast
@@ -108,7 +115,7 @@ class Watch:
     @property
     def to_be_sized(self) -> bool:
         """Whether it is worth finding out what an item takes before the first evaluation."""
-        return not self._settled
+        return not self._settled or (self._budget.most is not None and self.subset.items >= WORTH_TIMING)
 
     def keep(self, share: float) -> bool:
         """Goes on with the items of an earlier part of the run, so that its curves go on.
@@ -236,14 +243,15 @@ class Watch:
             return Decision(self._subset, True, True)
         subset, settled = self.subset, self._settled
         pace = self._pace(step)
-        remaining = self._remaining(step, pace)
-        whole = self._elapsed() if pace is None or math.isinf(self._total) else self._length(step, pace)
-        left = self._budget.seconds(whole) - self._spent
+        end = self._end(step, pace)
+        remaining = self._remaining(step, pace, end)
+        to_come = 0.0 if pace is None or math.isinf(end) else (end - step) * pace
+        left = self._budget.seconds(self._elapsed() + to_come) - self._spent
         cost = self._cost()
         # The first one reads and encodes what later ones remember: what these take, only the second can tell.
         warm = self._made > 1 or (cost is not None and not self._fits(cost))
         if not settled and not last and pace is not None and self._per_forward is not None and warm:
-            lasting = self._budget.lasting(self._apart(step, pace, remaining))
+            lasting = self._budget.lasting(self._apart(step, pace, end, remaining))
             subset = resized(subset, self._subsets, self._per_forward, remaining + self._at_end, left, lasting)
             settled = True
         made = last or self._per_forward is None or not (self._made or self._failed)
@@ -281,30 +289,29 @@ class Watch:
             return None
         return (self._training() - self._trained[1]) / (step - self._trained[0])
 
-    def _length(self, step: int, pace: float) -> float:
-        """Seconds that the run will have taken."""
-        return self._elapsed() + max(0.0, self._total - step) * pace
+    def _end(self, step: int, pace: float | None) -> float:
+        """Step at which the run will end, if it goes on as it does."""
+        if pace is None or math.isinf(self._seconds):
+            return max(self._total, step)
+        return max(min(self._total, step + (self._seconds - self._elapsed()) / max(pace, 1e-9)), step)
 
     def _planned(self) -> float:
         """Evaluations of the whole run, this first one included; infinite if that is not known."""
         if self._every_seconds is not None:
             return math.inf
-        return 1 + self._schedule.count(self._last, self._before_last()) + self._at_end
+        return 1 + self._schedule.count(self._last, self._total - self._at_end) + self._at_end
 
-    def _remaining(self, step: int, pace: float | None) -> float:
+    def _remaining(self, step: int, pace: float | None, end: float) -> float:
         """Those from this one on, without the one at the end."""
-        following = self._schedule.count(step, self._before_last())
+        following = self._schedule.count(step, max(end - self._at_end, step))
         if self._every_seconds is not None:
-            following += math.inf if pace is None else max(0.0, self._total - step) * pace / self._every_seconds
+            following += math.inf if pace is None else (end - step) * pace / self._every_seconds
         return 1 + following
 
-    def _before_last(self) -> float:
-        return self._total - 1 if self._at_end else self._total
-
-    def _apart(self, step: int, pace: float, remaining: float) -> float:
+    def _apart(self, step: int, pace: float, end: float, remaining: float) -> float:
         """Seconds of training from one due evaluation to the next."""
-        if not math.isinf(self._total):
-            return max(0.0, self._total - step) * pace / max(1.0, remaining - 1 + self._at_end)
+        if not math.isinf(end):
+            return (end - step) * pace / max(1.0, remaining - 1 + self._at_end)
         known = [] if self._schedule.every is None else [self._schedule.every * pace]
         return min([*known, *([] if self._every_seconds is None else [self._every_seconds])], default=0.0)
 

@@ -106,9 +106,19 @@ def test_a_model_that_has_learned_nothing_yet_is_not_called_blind(evaluations):
     """Every healthy run begins at chance, and looks at nothing there."""
     flat = dict.fromkeys(CURVES, lambda t: 0.25 + 0 * t)
     assert alarms_of(history(evaluations, curves=flat, gain=lambda t: 0.0)) == []
-    # One ability that rises without its images being worth anything, as by the wording of its items, is enough.
-    (alarm,) = alarms_of(history(30, curves={**flat, "colour": rising(0.3, 15)}, gain=lambda t: 0.0))
+    # Abilities that rise without their images being worth anything, as by the wording of their items, are another matter.
+    by_words = {**flat, "colour": rising(0.5, 15), "size": rising(0.5, 15)}
+    (alarm,) = alarms_of(history(30, curves=by_words, gain=lambda t: 0.0))
     assert alarm.kind == Kind.BLIND and 1300 <= alarm.step <= 1700
+
+
+def test_a_model_whose_first_abilities_owe_all_to_images_is_not_called_blind():
+    """The demo's first 60 steps: one of many abilities rises, by its images, and the mean of all by next to nothing."""
+    curves = {**dict.fromkeys(CURVES, lambda t: 0.25 + 0 * t), "size": lambda t: 0.25 + 0.012 * t}
+    assert alarms_of(history(11, curves=curves, gain=lambda t: 0.0015 * t)) == []
+    # The same later on: the mean has risen by 0.07, and images are worth as much.
+    curves["colour"] = curves["size"]
+    assert alarms_of(history(20, curves=curves, gain=lambda t: 0.003 * t)) == []
 
 
 def other_items_from(records, t, jump, moved):

@@ -1,5 +1,6 @@
 """What somebody sees who adds `RadarCallback()` and says nothing else: how many items, how often, and what is said about it."""
 
+import math
 import time
 from datetime import timedelta
 from functools import partial
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.multiprocessing as mp
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -16,6 +17,7 @@ from radar_callback import RadarCallback, RadarEvaluator, budget
 from radar_callback.evaluation_size import Few
 from radar_callback.evaluation_timing import time_items
 from radar_callback.integrations import lightning
+from radar_callback.integrations.run_length import RunLength
 from radar_callback.rounds import Rounds
 from radar_callback.watch import Watch
 from tests.helpers import tiny
@@ -115,6 +117,19 @@ def test_about_twenty_points_whatever_counts_as_a_step(folder, tmp_path, optimiz
     trainer.fit(PreTraining(optimizers=optimizers))
     assert 19 <= len(callback.records) <= 24
     assert steps(callback)[-1] == trainer.global_step
+
+
+def test_a_run_knows_how_long_it_may_last(tmp_path, monkeypatch):
+    class Looks(Callback):
+        def on_train_start(self, trainer, module):
+            self.length = RunLength.of(trainer, module, own_schedule=False)
+
+    looks = Looks()
+    make_trainer(tmp_path, looks, max_steps=2, max_time={"minutes": 5}).fit(PreTraining())
+    assert looks.length.total == 2 and 290 < looks.length.seconds <= 300
+    monkeypatch.setattr(Trainer, "estimated_stepping_batches", property(lambda trainer: 1 / 0))
+    make_trainer(tmp_path, looks, max_steps=2).fit(PreTraining())
+    assert looks.length.total == 2 and looks.length.seconds == math.inf, "where Lightning refuses to guess"
 
 
 def test_about_twenty_points_where_batches_are_accumulated(folder, tmp_path):

@@ -15,7 +15,6 @@ from radar_callback.diagnosis.detector import (
     restlessness,
     threshold,
 )
-from radar_callback.diagnosis.emergence import ABOVE, SURE
 from radar_callback.diagnosis.findings import Cause, Finding, Kind
 from radar_callback.diagnosis.series import Array, Record, Series, column
 
@@ -204,22 +203,12 @@ def stopped(records: Sequence[Record]) -> list[Finding]:
     return found
 
 
-def _begun(series: Mapping[str, Series], gain: Array, spread: Array) -> int | None:
-    """Position from which on there is something to owe to images: an ability has risen twice running, or images have helped."""
-    for t in range(1, len(gain)):
-        rose = (
-            np.all(one.sds[t - 1 : t + 1] - one.chance[t - 1 : t + 1] > np.maximum(SURE * one.se[t - 1 : t + 1], ABOVE))
-            for one in series.values()
-        )
-        if any(rose) or gain[t] - 1.96 * spread[t] > LEAST:
-            return t
-    return None
-
-
 def blind(records: Sequence[Record], series: Mapping[str, Series], patience: int = 10) -> list[Finding]:
     """Evaluations from which on the image made no difference, after enough of them to expect one.
 
-    A model that has learned nothing yet does not look either: that is how every healthy run begins.
+    A model that has learned next to nothing yet owes next to nothing to images: that is how every healthy run begins. So
+    nothing is said before abilities have risen by `LEAST` on average, or images have been worth that; and what they must be
+    worth is never more than half of the rise.
 
     Args:
         records: A history with `image_gain`.
@@ -228,22 +217,32 @@ def blind(records: Sequence[Record], series: Mapping[str, Series], patience: int
     """
     gain, se = column(records, "image_gain", "overall", "sds"), column(records, "image_gain", "overall", "se")
     spread = np.hypot(se, JITTER_OF_GAIN)
+    owed = np.fmax(_risen(series), np.fmax.accumulate(np.nan_to_num(gain - 1.96 * spread))) if len(records) else gain
     found: list[Finding] = []
     told = False
-    begun = _begun(series, gain, spread)
-    if begun is None:
-        return []
-    for t in range(max(patience, begun), len(records)):
+    for t in range(patience, len(records)):
+        limit = min(LEAST, owed[t] / 2) if owed[t] >= LEAST else -np.inf
         high = gain[t] + 1.96 * spread[t]
         if np.isnan(high):
             continue
-        if not told and high < LEAST and (gain[t - 1] + 1.96 * spread[t - 1] < LEAST):
+        if not told and high < limit and (gain[t - 1] + 1.96 * spread[t - 1] < limit):
             told = True
             size = (float(gain[t]), float(1.96 * spread[t]))
             found.append(_finding(Kind.BLIND, "overall", records, t, t - 1, size, Cause.IMAGE_NOT_USED))
         elif gain[t] - 1.96 * spread[t] > LEAST:
             told = False
     return found
+
+
+def _risen(series: Mapping[str, Series]) -> Array:
+    """`[T]` how far above chance the mean of all abilities has ever been, at two evaluations running."""
+    above = np.array([one.sds - one.chance for one in series.values()])
+    there = np.isfinite(above)
+    mean = np.where(there, above, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    both = np.minimum(mean, np.roll(mean, 1))
+    both[:1] = 0.0
+    highest: Array = np.maximum.accumulate(both)
+    return highest
 
 
 JITTER_OF_GAIN = 0.005

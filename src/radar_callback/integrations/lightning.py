@@ -242,6 +242,7 @@ class RadarCallback(Callback):
                 Counter(item.ability for item in self._evaluator.benchmark.items).values(), self._blind_share
             ),
             total=self._length.total,
+            seconds=self._length.seconds,
             at_end=self.at_end,
             say=rank_zero_info,
             # A file is taken away by whoever looks first, so only the first rank looks.
