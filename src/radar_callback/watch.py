@@ -252,8 +252,10 @@ class Watch:
         warm = self._made > 1 or (cost is not None and not self._fits(cost))
         if not settled and not last and pace is not None and self._per_forward is not None and warm:
             lasting = self._budget.lasting(self._apart(step, pace, end, remaining))
-            subset = resized(subset, self._subsets, self._per_forward, remaining + self._at_end, left, lasting)
-            settled = True
+            chosen = resized(subset, self._subsets, self._per_forward, remaining + self._at_end, left, lasting)
+            # More items than fit as yet wait for the next time, rather than leave out this one.
+            if chosen.forwards <= subset.forwards or self._fits(chosen.forwards * self._per_forward):
+                subset, settled = chosen, True
         made = last or self._per_forward is None or not (self._made or self._failed)
         if not made:
             assert self._per_forward is not None

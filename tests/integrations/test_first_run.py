@@ -1,9 +1,11 @@
 """What somebody sees who adds `RadarCallback()` and says nothing else: how many items, how often, and what is said about it."""
 
+import csv
 import math
 import time
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 import torch.multiprocessing as mp
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from radar_callback import RadarCallback, RadarEvaluator, budget
@@ -18,6 +21,7 @@ from radar_callback.evaluation_size import Few
 from radar_callback.evaluation_timing import time_items
 from radar_callback.integrations import lightning
 from radar_callback.integrations.run_length import RunLength
+from radar_callback.reporting.curves import breaks, curves
 from radar_callback.rounds import Rounds
 from radar_callback.watch import Watch
 from tests.helpers import tiny
@@ -31,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 class SlowMachine:
-    """A clock on which a step of training takes 0.8 s and an item 0.15 s."""
+    """A clock on which an item takes 0.15 s, and a step of training what the module says."""
 
     def __init__(self, monkeypatch):
         self.seconds = 0.0
@@ -51,12 +55,12 @@ class SlowMachine:
 
 
 class SlowTraining(PreTraining):
-    def __init__(self, machine):
+    def __init__(self, machine, seconds=0.8):
         super().__init__()
-        self.machine = machine
+        self.machine, self.seconds = machine, seconds
 
     def training_step(self, batch, index):
-        self.machine.seconds += 0.8
+        self.machine.seconds += self.seconds
         return super().training_step(batch, index)
 
 
@@ -82,6 +86,31 @@ def test_a_first_run_has_a_curve_of_one_set_of_items_up_to_its_last_step(tmp_pat
     assert said[0].startswith(f"radar: scoring {records[0]['samples']} of 120 items (16 an ability), about ")
     left_out = f"{21 - len(records)} left out to keep within max_overhead=0.05"
     assert said[-1] == f"radar: evaluated {len(records)} of 21 times; {left_out}"
+
+
+def test_a_long_run_goes_on_with_more_items_once_and_every_line_shows_it(tmp_path, monkeypatch, caplog):
+    large = tiny.benchmark(tmp_path / "large", n=300)
+    machine = SlowMachine(monkeypatch)
+    callback = RadarCallback(large, workers=0)
+    loggers = [CSVLogger(tmp_path / "csv")]
+    with caplog.at_level("INFO"):
+        make_trainer(tmp_path, callback, max_steps=120, logger=loggers).fit(SlowTraining(machine, seconds=200.0))
+    records = callback.records
+    assert steps(callback) == [*range(0, 121, 6)] and callback.errors == 0
+    (changed,) = breaks(records)
+    assert {record["samples"] for record in records[changed:]} == {300} and records[0]["items_per_ability"] == 16
+    at = records[changed]["step"]
+    assert 0 < at <= 18 and any(
+        f"radar: from step {at} on 300 of 300 items are scored" in said for said in caplog.messages
+    )
+
+    rows = list(csv.DictReader((Path(loggers[0].log_dir) / "metrics.csv").open()))
+    line = [(int(row["step"]), float(row["radar/sds/overall"])) for row in rows if row["radar/sds/overall"]]
+    assert [step for step, _ in line] == sorted([*range(0, 121, 6), at])
+    assert line[changed][1] != line[changed + 1][1] == pytest.approx(records[changed]["overall"]["sds"], abs=1e-6)
+    moved = [row["sds"] for row in records[changed]["change"]["abilities"].values()]
+    assert line[changed][1] - line[changed - 1][1] == pytest.approx(sum(moved) / len(moved), abs=1e-6)
+    assert math.isnan(curves(records)["colour"].sds[changed])
 
 
 def test_a_run_that_is_resumed_goes_on_with_the_items_it_had(tmp_path, monkeypatch):
