@@ -6,6 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.errors import ConfigError
+from radar_callback.evaluation_size import Few, subset_name
 from radar_callback.item_table import Control, item_index
 from radar_callback.memory import peak_bytes
 from radar_callback.paired import image_gain
@@ -134,6 +136,8 @@ class RadarEvaluator:
         step: int = 0,
         *,
         share: float = 1.0,
+        at_least: int = 1,
+        few: Few | None = None,
         per_sample: bool = False,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -144,6 +148,8 @@ class RadarEvaluator:
             step: The training step to note in the result.
             share: Score only this share of each ability's items: always the same ones, and those of a smaller share are among
                 those of a larger one.
+            at_least: Items of each ability to score in any case, as far as it has them, however small the share.
+            few: Score only a few of the items and none of them blind: enough to time them.
             per_sample: Also return every item's scores (gathered from all ranks).
             progress: Called after every batch.
             cancelled: Asked before every batch: whether to end the evaluation with an error, as the run is being ended. Not
@@ -163,7 +169,7 @@ class RadarEvaluator:
         with untouched(self.model), sharding_kept(self.model):
             use_first_ranks_buffers(self.model, self._ranks())
             with self._features.over(self.model):
-                found = self._run(share, per_sample, progress, cancelled)
+                found = self._run(share, at_least, few, per_sample, progress, cancelled)
         seconds = time.perf_counter() - started
         return RadarResult(
             step=step,
@@ -185,7 +191,13 @@ class RadarEvaluator:
         return self.benchmark.items[batch[0]].n_images > 0
 
     def _run(
-        self, share: float, per_sample: bool, progress: Progress | None, cancelled: Callable[[], bool]
+        self,
+        share: float,
+        at_least: int,
+        few: Few | None,
+        per_sample: bool,
+        progress: Progress | None,
+        cancelled: Callable[[], bool],
     ) -> dict[str, Any]:
         parameter = a_parameter(self.model)
         ranks = self._ranks()
@@ -193,9 +205,12 @@ class RadarEvaluator:
         self._source.cast(parameter.dtype)
         self._blind.cast(parameter.dtype)
         make = lambda way: way(self.model, pad, self._forward_context)  # noqa: E731
-        ready = self._setup.ready(self.model, make, ranks, share, share * self._blind_share)
+        ready = self._setup.ready(self.model, make, ranks, share, share * self._blind_share, at_least)
+        if few is not None:
+            ready = replace(ready, batches=few.of(ready.batches, ranks.replica.count), control=[])
         score = ready.scorer
-        tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=share == 1)
+        whole = share == 1 and few is None
+        tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=whole)
         control = Control(self.index)
         rounds = Rounds(score, ready.spares, self._features, ranks, cancelled)
         # Dealt as one row: two rows would each end with a round in which many ranks have nothing to do.
@@ -223,8 +238,10 @@ class RadarEvaluator:
             **counted,
             "fluency": sighted.fluency(self.index),
             "image_gain": image_gain(self.index, sighted, control.scores(ranks)) if ready.control else {},
-            "moved": self._parts.moved(self.model, ranks),
+            # Timing is no evaluation: the next one looks back to the one before.
+            "moved": self._parts.moved(self.model, ranks) if few is None else {},
             "share": share,
+            **subset_name([self.benchmark.items[i] for batch in ready.batches for i in batch]),
             "scorer": score.name,
             "padding": padded / max(1, fed),
             "waited": rounds.waited,

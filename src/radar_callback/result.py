@@ -104,6 +104,8 @@ class RadarResult:
         overall: Mean over all abilities.
         failures: `{reason: items}`, adds up to `failed`.
         share: Of each ability's items, what was asked for; below 1 where evaluations would have taken too much time.
+        subset: Names the items that were asked for: two evaluations with the same name asked for the same items.
+        items_per_ability: Of them, those of the ability with the most.
         scorer: The way of scoring that was used.
         padding: Share of the tokens given to the model that were padding.
         waited: Seconds, of `seconds`, in which this rank's model waited for items to be read and encoded.
@@ -130,6 +132,8 @@ class RadarResult:
     overall: Score
     failures: dict[str, int] = field(default_factory=dict)
     share: float = 1.0
+    subset: str = ""
+    items_per_ability: int = 0
     scorer: str = ""
     padding: float = 0.0
     waited: float = 0.0
@@ -183,6 +187,8 @@ class RadarResult:
                 "groups": self.groups,
                 "overall": self.overall,
                 "share": self.share,
+                "subset": self.subset,
+                "items_per_ability": self.items_per_ability,
                 "scorer": self.scorer,
                 "padding": self.padding,
                 "waited": self.waited,

@@ -100,6 +100,27 @@ class Schedule:
         repeats = self.every is not None and is_due(last, now, self.every)
         return repeats or any(last < step <= now for step in self.at) or (self.logarithmic and _decades(last, now))
 
+    def count(self, after: int, until: float) -> float:
+        """How many evaluations are due after a step and up to another.
+
+        Args:
+            after: Is not counted itself.
+            until: Is; infinite if the end is not known.
+
+        Example:
+            >>> Schedule(every=20).count(0, 399), Schedule(at=(3, 10, 50)).count(3, 49), Schedule(every=5).count(0, math.inf)
+            (19, 1, inf)
+        """
+        if math.isinf(until):
+            endless = self.every is not None or self.logarithmic
+            return math.inf if endless else sum(step > after for step in self.at)
+        found = 0 if self.every is None else int(until) // self.every - after // self.every
+        steps = set(self.at)
+        if self.logarithmic and until >= 1:
+            decades = POINTS_A_DECADE * math.log10(until)
+            steps |= {math.ceil(10 ** (k / POINTS_A_DECADE) - 1e-9) for k in range(int(decades + 1e-9) + 1)}
+        return found + sum(after < step <= until and not (self.every and step % self.every == 0) for step in steps)
+
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

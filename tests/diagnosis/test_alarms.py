@@ -3,7 +3,7 @@
 import pytest
 
 from radar_callback.diagnosis import Cause, Kind, alarms_of
-from tests.diagnosis.runs import history
+from tests.diagnosis.runs import CURVES, history, rising
 
 
 def test_healthy_runs_give_no_alarm():
@@ -99,6 +99,48 @@ def test_a_model_that_never_looks_is_found_and_one_that_begins_late_is_not_told_
     assert alarms_of(history(gain=lambda t: 0.3 if t > 8 else 0.0)) == []
     again = alarms_of(history(30, gain=lambda t: 0.0 if t < 14 or t > 22 else 0.3))
     assert [alarm.step for alarm in again] == [1000, 2400]
+
+
+@pytest.mark.parametrize("evaluations", [11, 30])
+def test_a_model_that_has_learned_nothing_yet_is_not_called_blind(evaluations):
+    """Every healthy run begins at chance, and looks at nothing there."""
+    flat = dict.fromkeys(CURVES, lambda t: 0.25 + 0 * t)
+    assert alarms_of(history(evaluations, curves=flat, gain=lambda t: 0.0)) == []
+    # Abilities that rise without their images being worth anything, as by the wording of their items, are another matter.
+    by_words = {**flat, "colour": rising(0.5, 15), "size": rising(0.5, 15)}
+    (alarm,) = alarms_of(history(30, curves=by_words, gain=lambda t: 0.0))
+    assert alarm.kind == Kind.BLIND and 1300 <= alarm.step <= 1700
+
+
+def test_a_model_whose_first_abilities_owe_all_to_images_is_not_called_blind():
+    """The demo's first 60 steps: one of many abilities rises, by its images, and the mean of all by next to nothing."""
+    curves = {**dict.fromkeys(CURVES, lambda t: 0.25 + 0 * t), "size": lambda t: 0.25 + 0.012 * t}
+    assert alarms_of(history(11, curves=curves, gain=lambda t: 0.0015 * t)) == []
+    # The same later on: the mean has risen by 0.07, and images are worth as much.
+    curves["colour"] = curves["size"]
+    assert alarms_of(history(20, curves=curves, gain=lambda t: 0.003 * t)) == []
+
+
+def other_items_from(records, t, jump, moved):
+    """From t on all abilities score `jump` more because of other items, and moved by `moved`."""
+    for i, record in enumerate(records):
+        record["subset"] = "more" if i >= t else "few"
+        for name, row in record["abilities"].items():
+            row["sds"] += jump + moved if i >= t else 0.0
+            if i == t:
+                record["change"]["abilities"][name]["sds"] = moved
+    return records
+
+
+def test_other_items_are_no_fall_and_hide_none():
+    calm = history(20)
+    fewer = [(one.kind, one.step) for one in alarms_of(other_items_from(history(20), 12, -0.2, 0.0))]
+    assert fewer == [(one.kind, one.step) for one in alarms_of(calm)] == []
+    (fall,) = alarms_of(other_items_from(history(20), 12, 0.2, -0.2))
+    assert fall.kind == Kind.COLLAPSE and fall.step == 1200 and fall.size == pytest.approx(-0.2, abs=0.03)
+    unknown = other_items_from(history(20), 12, -0.2, 0.0)
+    del unknown[12]["change"]
+    assert alarms_of(unknown) == [], "without item scores nothing is said of the step between them"
 
 
 def test_what_was_found_stays_found_as_the_run_goes_on():

@@ -336,20 +336,6 @@ def test_other_schedules(folder, tmp_path, schedule, expected):
     assert steps(callback) == expected
 
 
-def test_evaluations_that_come_too_often_score_a_fixed_part(folder, tmp_path, monkeypatch):
-    """Twenty seconds are granted always; without them every point but the first is thinned, and then none is left."""
-    monkeypatch.setattr("radar_callback.budget.GRACE", 0.0)
-    large = tiny.benchmark(tmp_path / "large", n=48)
-    callback = RadarCallback(large, every_n_steps=1, max_overhead=0.6)
-    make_trainer(tmp_path, callback, max_steps=60).fit(PreTraining())
-    records = callback.records
-    assert records[0]["share"] == 1 and records[0]["samples"] == 48
-    thinned = [record for record in records if record["share"] < 1]
-    assert thinned and all(record["samples"] < 48 and record["coverage"] == 1 for record in thinned)
-    assert all(record["samples"] >= 48 * record["share"] for record in thinned)
-    assert callback.errors == 0
-
-
 @pytest.mark.parametrize(("bar", "progress", "shown"), [(True, True, True), (True, False, False), (False, True, False)])
 def test_progress_shows_during_an_evaluation_where_the_trainer_shows_any(
     bar, progress, shown, folder, tmp_path, monkeypatch

@@ -146,15 +146,18 @@ class Benchmark:
         chosen = [item for queue in self._queues() for item in queue[:items_per_ability]]
         return self._restricted(sorted(chosen, key=lambda item: item.index), (), self.taxonomy)
 
-    def portion(self, share: float) -> list[int]:
+    def portion(self, share: float, at_least: int = 1) -> list[int]:
         """Positions of a part of each ability's items that is always the same, in order.
 
         A larger share only adds items; see :meth:`limit`.
 
         Args:
             share: Above 0 and at most 1, of each ability's items, rounded up.
+            at_least: Items of each ability in any case, as far as it has them.
         """
-        return sorted(item.index for queue in self._queues() for item in queue[: math.ceil(share * len(queue))])
+        return sorted(
+            item.index for queue in self._queues() for item in queue[: max(math.ceil(share * len(queue)), at_least)]
+        )
 
     def _queues(self) -> list[list[Item]]:
         """Each ability's items in the order in which they are taken when not all are."""

@@ -203,28 +203,46 @@ def stopped(records: Sequence[Record]) -> list[Finding]:
     return found
 
 
-def blind(records: Sequence[Record], patience: int = 10) -> list[Finding]:
+def blind(records: Sequence[Record], series: Mapping[str, Series], patience: int = 10) -> list[Finding]:
     """Evaluations from which on the image made no difference, after enough of them to expect one.
+
+    A model that has learned next to nothing yet owes next to nothing to images: that is how every healthy run begins. So
+    nothing is said before abilities have risen by `LEAST` on average, or images have been worth that; and what they must be
+    worth is never more than half of the rise.
 
     Args:
         records: A history with `image_gain`.
+        series: All abilities.
         patience: Evaluations after which a model that learns from images should have begun to use them.
     """
     gain, se = column(records, "image_gain", "overall", "sds"), column(records, "image_gain", "overall", "se")
     spread = np.hypot(se, JITTER_OF_GAIN)
+    owed = np.fmax(_risen(series), np.fmax.accumulate(np.nan_to_num(gain - 1.96 * spread))) if len(records) else gain
     found: list[Finding] = []
     told = False
     for t in range(patience, len(records)):
+        limit = min(LEAST, owed[t] / 2) if owed[t] >= LEAST else -np.inf
         high = gain[t] + 1.96 * spread[t]
         if np.isnan(high):
             continue
-        if not told and high < LEAST and (gain[t - 1] + 1.96 * spread[t - 1] < LEAST):
+        if not told and high < limit and (gain[t - 1] + 1.96 * spread[t - 1] < limit):
             told = True
             size = (float(gain[t]), float(1.96 * spread[t]))
             found.append(_finding(Kind.BLIND, "overall", records, t, t - 1, size, Cause.IMAGE_NOT_USED))
         elif gain[t] - 1.96 * spread[t] > LEAST:
             told = False
     return found
+
+
+def _risen(series: Mapping[str, Series]) -> Array:
+    """`[T]` how far above chance the mean of all abilities has ever been, at two evaluations running."""
+    above = np.array([one.sds - one.chance for one in series.values()])
+    there = np.isfinite(above)
+    mean = np.where(there, above, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    both = np.minimum(mean, np.roll(mean, 1))
+    both[:1] = 0.0
+    highest: Array = np.maximum.accumulate(both)
+    return highest
 
 
 JITTER_OF_GAIN = 0.005

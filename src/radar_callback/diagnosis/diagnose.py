@@ -11,7 +11,7 @@ from radar_callback.diagnosis.alarms import blind, fallen, stopped
 from radar_callback.diagnosis.emergence import Emergence, emergences
 from radar_callback.diagnosis.findings import Finding
 from radar_callback.diagnosis.notes import Bottleneck, bottleneck, developments
-from radar_callback.diagnosis.series import Array, Record, column, series_of
+from radar_callback.diagnosis.series import Array, Record, aligned, column, series_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ def findings_of(records: Sequence[Record]) -> list[Finding]:
     Args:
         records: Evaluations of one benchmark, sorted by step.
     """
-    series = series_of(records)
-    found = [*fallen(series, records), *stopped(records), *blind(records), *developments(series)]
+    # As of the first evaluation's items: what comes later changes nothing before.
+    series = aligned(series_of(records), records)
+    found = [*fallen(series, records), *stopped(records), *blind(records, series), *developments(series)]
     return sorted(found, key=lambda finding: (finding.step, not finding.is_alarm))
 
 
@@ -63,7 +64,7 @@ def diagnose(records: Sequence[Record]) -> Diagnosis:
         >>> [(one.name, one.onset) for one in found.emergence], found.bottleneck.name
         ([('colour', 300), ('maths', None)], 'maths')
     """
-    series = series_of(records)
+    series = aligned(series_of(records), records, at=-1)
     found = emergences(series)
     order = sorted(found.values(), key=lambda one: (one.onset is None, one.onset or 0, -np.nan_to_num(one.progress)))
     perception, reasoning = (column(records, "groups", group, "sds") for group in ("perception", "reasoning"))

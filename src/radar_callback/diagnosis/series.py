@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,47 @@ def series_of(records: Sequence[Record]) -> dict[str, Series]:
             moved_se=np.where(np.isnan(paired), apart, paired),
         )
     return found
+
+
+def same_items(one: Record, other: Record) -> bool:
+    """Whether two evaluations of a benchmark asked for the same items.
+
+    Example:
+        >>> same_items({"subset": "a", "share": 1.0}, {"subset": "b", "share": 1.0}), same_items({"share": 1.0}, {})
+        (False, True)
+    """
+    names = one.get("subset"), other.get("subset")
+    # Histories of earlier releases name the share only.
+    return names[0] == names[1] if all(names) else one.get("share", 1.0) == other.get("share", 1.0)
+
+
+def aligned(series: Mapping[str, Series], records: Sequence[Record], at: int = 0) -> dict[str, Series]:
+    """Every ability as if all evaluations had asked for the items of one of them.
+
+    Where the items change, one set is within the other. What the common ones moved by is taken for the movement of the
+    ability, and all else for a difference between items, which is taken out. Without item scores nothing is known of the
+    movement, and it counts as none.
+
+    Args:
+        series: From :func:`series_of`.
+        records: What they come from.
+        at: Position of the evaluation whose items are meant.
+    """
+    changed = [t for t in range(1, len(records)) if not same_items(records[t - 1], records[t])]
+    return {name: _aligned(one, records, changed, at) for name, one in series.items()} if changed else dict(series)
+
+
+def _aligned(one: Series, records: Sequence[Record], changed: Sequence[int], at: int) -> Series:
+    offset = np.zeros(len(records))
+    for t in changed:
+        change = records[t].get("change") or {}
+        paired = change.get("abilities", {}).get(one.name, {}).get("sds")
+        known = paired is not None and change.get("since") == records[t - 1]["step"]
+        jump = one.sds[t] - one.sds[t - 1] - (paired if known else 0.0)
+        offset[t:] += 0.0 if np.isnan(jump) else jump
+    sds = one.sds - (offset - offset[at])
+    chance = np.where(np.isnan(one.chance), np.nan, one.chance[at])
+    return replace(one, sds=sds, chance=chance)
 
 
 def column(records: Sequence[Record], *path: str) -> Array:

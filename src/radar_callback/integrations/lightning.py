@@ -9,6 +9,7 @@ import time
 import uuid
 import weakref
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -25,6 +26,8 @@ from radar_callback.budget import Budget
 from radar_callback.chronicle import Chronicle, history_path
 from radar_callback.diagnosis import Finding, Kind
 from radar_callback.errors import ConfigError, RanksApartError
+from radar_callback.evaluation_size import LEAST_ITEMS, subsets_of
+from radar_callback.evaluation_timing import time_items
 from radar_callback.evaluator import RadarEvaluator
 from radar_callback.history import usable_records
 from radar_callback.integrations.averaged_weights import averaged_weights, averaging_in, other_averaging_in
@@ -32,6 +35,7 @@ from radar_callback.integrations.callback_names import unique_names
 from radar_callback.integrations.discovery import find_model, find_processor, log_folder, replica_of
 from radar_callback.integrations.lightning_monitors import Gate, LatestEvaluation, count_evaluations
 from radar_callback.integrations.rooted import through_root
+from radar_callback.integrations.run_length import RunLength
 from radar_callback.reporting.alerts import send
 from radar_callback.reporting.progress import progress_bar
 from radar_callback.reporting.publisher import LAST_PATIENCE, Publisher
@@ -88,9 +92,10 @@ class RadarCallback(Callback):
         items_per_ability: Score only so many items of each ability, always the same ones.
         blind_share: Share of the items that are scored a second time with grey images, so that a model which does not look
             is told from one which does; 0 for none.
-        max_overhead: Share of the run's wall clock that evaluations may take; None for no bound. Where they come too often for
-            that, a fixed half, quarter or eighth of the items is scored, and where even that is too much one is let
-            pass. Twenty seconds in all are always granted.
+        max_overhead: Share of the run's wall clock that evaluations may take; None for no bound. A few items are timed first;
+            where all of them would take too much, a fixed half, quarter, eighth and so on is scored, 16 items of each ability
+            or more, and where even that is too much evaluations are spread over the run, the first and the last always among
+            them. Two minutes in all are always granted.
         batch_tokens: Bound on the tokens of a batch; found if left out.
         workers: Processes that prepare items ahead of the model; found if left out.
         cache_bytes: Bound on the memory that prepared items take between evaluations, a rank.
@@ -196,6 +201,8 @@ class RadarCallback(Callback):
         self._publisher: Publisher | None = None
         self._last_attempt: int | None = None
         self._watch: Watch | None = None
+        self._length = RunLength(float("inf"))
+        self._announced = False
 
     _alive: ClassVar[weakref.WeakSet[RadarCallback]] = weakref.WeakSet()
 
@@ -348,18 +355,29 @@ class RadarCallback(Callback):
         self._open_history(trainer)
         self._show_monitors(trainer)
         schedule = self._schedule
-        if schedule is None and self._every_seconds is None:
-            schedule = Schedule(every=automatic_interval(trainer.estimated_stepping_batches))
+        automatic = schedule is None and self._every_seconds is None
+        self._length = RunLength.of(trainer, pl_module, own_schedule=not automatic)
+        if automatic:
+            schedule = Schedule(every=automatic_interval(self._length.total))
+        assert self._evaluator is not None
         self._watch = Watch(
             schedule or Schedule(),
             self._budget,
             every_seconds=self._every_seconds,
+            subsets=subsets_of(
+                Counter(item.ability for item in self._evaluator.benchmark.items).values(), self._blind_share
+            ),
+            total=self._length.total,
+            seconds=self._length.seconds,
+            at_end=self.at_end,
+            say=rank_zero_info,
             # A file is taken away by whoever looks first, so only the first rank looks.
             requested=lambda: trainer.is_global_zero and self._take_request(),
             broadcast=trainer.strategy.broadcast,
         )
-        self._watch.start(trainer.global_step)
-        assert self._evaluator is not None and trainer.strategy.model is not None
+        self._watch.start(self._length.position(trainer))
+        self._announced = False
+        assert trainer.strategy.model is not None
         # Only now has the strategy sharded what it shards.
         self._evaluator.model = through_root(self._evaluator.model, trainer.strategy.model)
         self._evaluator.replica = replica_of(trainer.strategy)
@@ -376,13 +394,15 @@ class RadarCallback(Callback):
         own_log = trainer.log_every_n_steps > 1 and trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if self._publisher is not None and not own_log:
             self._publisher.deliver()
-        if self._watch.due(trainer.global_step) or self._requested:
+        if self._watch.due(self._length.position(trainer)) or self._requested:
             self._evaluate(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Scores the model as it is after the last step."""
         self._finish(trainer)
         self._deliver_all()
+        if self._watch is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_info(f"{'/'.join(filter(None, ('radar', self._label)))}: {self._watch.summary()}")
 
     def _finish(self, trainer: Trainer) -> None:
         """Makes the last evaluation, once."""
@@ -515,7 +535,10 @@ class RadarCallback(Callback):
         scored = any(record["step"] == step and record["benchmark"] == self.benchmark.name for record in self._records)
         if scored or step == self._last_attempt:
             return
-        share = 1.0 if asked else self._watch.share(step, last)
+        if not self._announced:
+            self._announced = True
+            self._size(trainer)
+        share = self._watch.subset.share if asked else self._watch.share(self._length.position(trainer), last)
         if share == 0:
             return
         self._last_attempt = step
@@ -528,14 +551,36 @@ class RadarCallback(Callback):
                 self._follow_model(trainer)
                 with self._weights_to_score(trainer):
                     result = self._evaluator.evaluate(
-                        step, share=share, progress=progress, cancelled=lambda: trainer.received_sigterm
+                        step,
+                        share=share,
+                        at_least=LEAST_ITEMS,
+                        progress=progress,
+                        cancelled=lambda: trainer.received_sigterm,
                     )
                 self._publish(trainer, result, self._watch.overhead(also=time.monotonic() - begun))
         finally:
             # One that failed has taken its time too.
-            self._watch.took(time.monotonic() - begun, share, whole=self.errors == errors)
+            self._watch.took(time.monotonic() - begun, whole=self.errors == errors)
         if self.errors:
             self._log_errors(trainer)
+
+    def _size(self, trainer: Trainer) -> None:
+        """Settles how many items an evaluation scores, and says so before the first."""
+        assert self._evaluator is not None and self._watch is not None
+        earlier = [record for record in self._records if record["benchmark"] == self.benchmark.name]
+        if not (earlier and self._watch.keep(earlier[-1].get("share", 1.0))) and self._watch.to_be_sized:
+            begun, seconds = time.monotonic(), None
+            try:
+                seconds = time_items(
+                    self._evaluator, trainer.strategy.broadcast, cancelled=lambda: trainer.received_sigterm
+                )
+            except RanksApartError:
+                raise
+            except Exception as error:  # the evaluation will say it, as one that failed
+                log.debug("Could not time items: %s", error)
+            self._watch.size(seconds, took=time.monotonic() - begun)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_info(f"{'/'.join(filter(None, ('radar', self._label)))}: {self._watch.announcement()}")
 
     def _publish(self, trainer: Trainer, result: RadarResult, overhead: float) -> None:
         """History first: what is on disk survives whatever a logger does."""

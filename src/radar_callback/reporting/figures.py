@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from radar_callback.reporting.curves import Curve, curves, group_curves, members, of_benchmark, overall_curve
+from radar_callback.reporting.curves import Curve, breaks, curves, group_curves, members, of_benchmark, overall_curve
 from radar_callback.reporting.labels import declutter
 from radar_callback.reporting.style import (
     GRID,
@@ -56,7 +56,8 @@ def curves_figure(records: Sequence[Record], title: str | None = None, benchmark
     page = _Page(panels=len(tree), halves=asymmetric, labels=[*lines, *groups])
     page.heading(
         title or f"Soft Discrimination Score on {chosen[-1]['benchmark']}",
-        "dashed: what guessing gives  ·  band: one standard error  ·  number: last score",
+        "dashed: what guessing gives  ·  band: one standard error  ·  number: last score"
+        + ("  ·  gap with dots: other items from here on" if breaks(chosen) else ""),
     )
 
     limits = _limits(lines.values())
@@ -147,6 +148,8 @@ def _frame(axes: Axes, records: Sequence[Record], limits: tuple[float, float], t
     axes.set_title(title, loc="left", fontsize=11.5, color=INK, fontweight="bold")
     axes.set_xlabel("training step", fontsize=9, color=MUTED, loc="right", labelpad=1)
     axes.set_facecolor("white")
+    for i in breaks(records):
+        axes.axvline((steps[i - 1] + steps[i]) / 2, color=MUTED, linewidth=1.0, linestyle=":", zorder=1)
     axes.grid(True, color=GRID, linewidth=0.8, linestyle="-")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, colors=MUTED, length=0)

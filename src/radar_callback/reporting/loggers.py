@@ -16,6 +16,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from radar_callback.reporting.item_break import closing_metrics
 from radar_callback.reporting.item_changes import COLUMNS as ITEM_COLUMNS
 from radar_callback.reporting.item_changes import ITEMS_KEY, ItemChanges
 from radar_callback.result import RadarResult, labelled
@@ -188,8 +189,12 @@ def log_result(
     """
     failures = Counter() if failures is None else failures
     content = EvaluationContent(result, records, items, label)
+    closing = closing_metrics(records, label)
     for name, logger in named(loggers):
-        log_evaluation(logger, name, what_it_takes(logger), result.step, failures, metrics, content)
+        takes = what_it_takes(logger)
+        if closing:
+            log_evaluation(logger, name, takes, result.step, failures, closing)
+        log_evaluation(logger, name, takes, result.step, failures, metrics, content)
     return failures
 
 
@@ -251,7 +256,7 @@ def table_rows(result: RadarResult, records: Sequence[Record]) -> list[list[Any]
     """The rows of `radar/table`, one an ability, under `TABLE_COLUMNS`; None where there is no value."""
     from radar_callback.reporting.curves import curves, of_same_items
 
-    now = {"step": result.step, "benchmark": result.benchmark, "share": result.share}
+    now = {"step": result.step, "benchmark": result.benchmark, "share": result.share, "subset": result.subset}
     lines = curves(of_same_items(records, now))
     rows = []
     for name, row in result.abilities.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from radar_callback.reporting.bounded_calls import BackgroundWork, BoundedCaller, StillWaitingError
+from radar_callback.reporting.item_break import closing_metrics
 from radar_callback.reporting.item_changes import ItemChanges
 from radar_callback.reporting.loggers import (
     EvaluationContent,
@@ -82,6 +83,8 @@ class Publisher:
             items: The items that changed the most since the evaluation before, if there was one.
             label: Stands in the keys of tables and pictures; see :func:`radar_callback.result.labelled`.
         """
+        if closing := closing_metrics(records, label):
+            self.publish_scalars(result.step, closing)
         content = EvaluationContent(result, records, items, label)
         takes = self._take_scalars(result.step, metrics)
         if takes & {Takes.ROW, Takes.PARTS}:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.projections.polar import PolarAxes
 
-from radar_callback.reporting.curves import number, of_benchmark
+from radar_callback.reporting.curves import number, of_same_items
 from radar_callback.reporting.style import GRID, INK, MUTED, group_style, literal_text, readable, short
 
 Record = Mapping[str, Any]
@@ -65,9 +65,9 @@ def radar_figure(record: Record, earlier: Record | None = None, title: str | Non
 
 
 def first_of(records: Sequence[Record], record: Record) -> Record | None:
-    """The first evaluation of the same benchmark, if there is an earlier one."""
-    same = of_benchmark(records, record["benchmark"])
-    return same[0] if same and same[0]["step"] < record["step"] else None
+    """The first evaluation of the same items, if there is an earlier one."""
+    same = of_same_items(records, record)
+    return same[0] if same else None
 
 
 def _grouped(record: Record) -> dict[str, list[str]]:

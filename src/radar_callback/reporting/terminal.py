@@ -19,6 +19,7 @@ from radar_callback.reporting.curves import (
     of_benchmark,
     of_same_items,
     overall_curve,
+    segments,
 )
 from radar_callback.result import RadarResult
 
@@ -122,7 +123,7 @@ def result_table(
     lines, earlier = ({**curves(of), **group_curves(of), "": overall_curve(of)} for of in (chosen, same))
 
     def add(name: str, row: Mapping[str, Any], line: str, style: str | None = None) -> None:
-        sparks = [Text(sparkline(lines[line].sds, ascii_only=ascii_only), style=_colour(row))] if before else []
+        sparks = [Text(_small_curve(lines[line], ascii_only), style=_colour(row))] if before else []
         change = [_change(row, earlier.get(line))] if before else []
         sds = Text(_score(number(row["sds"])), style=_colour(row))
         cells: list[Text | str] = [sds, _score(number(row["se"])), *sparks, *change]
@@ -147,12 +148,22 @@ def sparkline(values: Sequence[float], width: int = _SPARK_WIDTH, ascii_only: bo
         '▁▅ █'
     """
     if len(values) > width:
-        values = [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)]
+        values = [values[round(i * (len(values) - 1) / max(1, width - 1))] for i in range(width - 1)] + [values[-1]]
     blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
     top = len(blocks) - 1
     return "".join(
         " " if math.isnan(value) else blocks[min(max(math.floor(value * top + 0.5), 0), top)] for value in values
     )
+
+
+def _small_curve(line: Curve, ascii_only: bool) -> str:
+    """A row of blocks, with a bar where it goes on with other items."""
+    parts = segments(line.sds, line)[-(_SPARK_WIDTH // 2) :]
+    room, length = _SPARK_WIDTH - (len(parts) - 1), sum(map(len, parts))
+    widths = [max(1, room * len(part) // length) if length > room else len(part) for part in parts]
+    widths[-1] -= max(0, sum(widths) - room)
+    drawn = [sparkline(part, max(1, width), ascii_only) for part, width in zip(parts, widths, strict=True)]
+    return ("|" if ascii_only else "┊").join(drawn)
 
 
 def _colour(row: Mapping[str, Any]) -> str:

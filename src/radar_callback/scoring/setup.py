@@ -81,11 +81,17 @@ class Setup:
         self._bytes = 0.0
         self._budget = 0
         self._ceiling = math.inf
-        self._batches: dict[float, list[tuple[int, ...]]] = {}
+        self._batches: dict[tuple[float, int], list[tuple[int, ...]]] = {}
         self._lengths: list[float] = []
 
     def ready(
-        self, model: nn.Module, make: Make, ranks: Ranks, share: float = 1.0, control_share: float = 0.0
+        self,
+        model: nn.Module,
+        make: Make,
+        ranks: Ranks,
+        share: float = 1.0,
+        control_share: float = 0.0,
+        at_least: int = 1,
     ) -> Ready:
         """Everything for the next evaluation.
 
@@ -95,6 +101,7 @@ class Setup:
             ranks: Who takes part; all must call this together.
             share: Of each ability's items; see :meth:`Benchmark.portion`.
             control_share: Of each ability's items, those that are also scored blind.
+            at_least: Items of each ability in any case, as far as it has them; those scored blind are not meant.
 
         Raises:
             BenchmarkError: If not a single item can be read and encoded.
@@ -122,10 +129,10 @@ class Setup:
             self._batches = {}
         if not self._batches:
             self._budget = budget
-        shares = [share, control_share]
+        shares = [(share, at_least), (control_share, 1)]
         if missing := [one for one in shares if one not in self._batches]:
             # What one rank could read decides the estimates, so it decides for all.
-            formed = ranks.from_first([self._form(seen, scorer.together, one) for one in missing])
+            formed = ranks.from_first([self._form(seen, scorer.together, *one) for one in missing])
             self._batches.update(zip(missing, formed, strict=True))
         batches, control = (self._batches[one] for one in shares)
         return Ready(scorer, batches, control, spares)
@@ -134,14 +141,16 @@ class Setup:
         """Halves the batches of later evaluations: memory ran out."""
         self._ceiling = max(1, self._budget // 2)
 
-    def _form(self, seen: Sequence[tuple[Item, EncodedSample]], together: bool, share: float) -> list[tuple[int, ...]]:
+    def _form(
+        self, seen: Sequence[tuple[Item, EncodedSample]], together: bool, share: float, at_least: int
+    ) -> list[tuple[int, ...]]:
         if share == 0:
             return []
         items = self._source.benchmark.items
         if not self._lengths:
             tokens = image_tokens(self._processor, seen)
             self._lengths = row_lengths(items, tokens, characters_a_token(seen), together)
-        chosen = self._source.benchmark.portion(share)
+        chosen = self._source.benchmark.portion(share, at_least)
         batches = form_batches(
             [self._lengths[i] for i in chosen],
             rows=[1 if together else len(items[i].candidate_chars) for i in chosen],

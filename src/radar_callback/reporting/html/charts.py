@@ -11,6 +11,7 @@ from radar_callback.diagnosis import Finding
 from radar_callback.reporting.curves import Curve, curves, group_curves, members, overall_curve
 from radar_callback.reporting.html.drawing import (
     add_alarm_lines,
+    add_breaks,
     add_chance,
     add_curve,
     add_rings,
@@ -33,6 +34,7 @@ def ability_curves(run: Run) -> dict[str, go.Figure]:
             add_rings(figure, lines[name], i, name, alarms)
         add_chance(figure, [lines[name] for name in names])
         add_alarm_lines(figure, [one for one in alarms if _concerns(one, names, lines)])
+        add_breaks(figure, run.records)
         figures[group] = framed(figure, "SDS", height=430).update_yaxes(range=_span(lines.values()))
         figures[group].update_layout(meta={"entrywidth": widest})  # see page.js
     return figures
@@ -45,6 +47,7 @@ def means(run: Run) -> go.Figure:
     groups = group_curves(run.records)
     for i, (name, line) in enumerate(groups.items()) if len(groups) > 1 else ():
         add_curve(figure, line, readable(name), i + 1)
+    add_breaks(figure, run.records)
     return framed(figure, "SDS", height=320)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 
 from radar_callback.diagnosis import Finding
-from radar_callback.reporting.curves import Curve
+from radar_callback.reporting.curves import Curve, breaks
 from radar_callback.reporting.style import GRID, INK, MUTED, line_style, readable, short, text_width
 
 ALARM = "#aa3344"
@@ -74,16 +75,33 @@ def add_curve(figure: go.Figure, line: Curve, name: str, index: int | None, show
 def add_band(
     figure: go.Figure, x: Sequence[int], y: Sequence[float], errors: Sequence[float], tone: str, group: str = ""
 ) -> None:
-    """Shades one standard error around a line."""
-    known = [(a, b, e) for a, b, e in zip(x, y, errors, strict=True) if not math.isnan(b)]
-    if len(known) < 2:
-        return
-    there = [a for a, _, _ in known]
-    figure.add_scatter(
-        x=[*there, *there[::-1]],
-        y=[*(b + e for _, b, e in known), *(b - e for _, b, e in known[::-1])],
-        fill="toself", mode="none", fillcolor=pale(tone), hoverinfo="skip", showlegend=False, legendgroup=group or None,
-    )  # fmt: skip
+    """Shades one standard error around a line, in pieces where it is: a point of the same step as the next is a gap."""
+    pieces: list[list[tuple[int, float, float]]] = [[]]
+    for i, (a, b, e) in enumerate(zip(x, y, errors, strict=True)):
+        if not math.isnan(b):
+            pieces[-1].append((a, b, e))
+        elif i + 1 < len(x) and x[i + 1] == a:
+            pieces.append([])
+    for known in (piece for piece in pieces if len(piece) > 1):
+        there = [a for a, _, _ in known]
+        figure.add_scatter(
+            x=[*there, *there[::-1]],
+            y=[*(b + e for _, b, e in known), *(b - e for _, b, e in known[::-1])],
+            fill="toself", mode="none", fillcolor=pale(tone), hoverinfo="skip", showlegend=False, legendgroup=group or None,
+        )  # fmt: skip
+
+
+def add_breaks(figure: go.Figure, records: Sequence[Mapping[str, Any]]) -> None:
+    """Draws a line between evaluations that asked for different items, and says so."""
+    for i in breaks(records):
+        figure.add_vline(
+            x=(records[i - 1]["step"] + records[i]["step"]) / 2,
+            line={"color": MUTED, "width": 1, "dash": "dot"},
+            annotation={
+                "text": "other items", "textangle": -90, "xanchor": "right", "yanchor": "top",
+                "font": {"size": 10, "color": MUTED},
+            },
+        )  # fmt: skip
 
 
 def add_chance(figure: go.Figure, lines: Sequence[Curve]) -> None:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from radar_callback.benchmark.reader import Benchmark
+from radar_callback.reporting.curves import of_same_items
 from radar_callback.reporting.html import charts, facts, signals, tables, words
 from radar_callback.reporting.html.embed import PICTURE, Embedder
 from radar_callback.reporting.html.items import item_cards
@@ -155,11 +156,12 @@ def _signals(chart: Embedder, runs: Sequence[Run], moved: go.Figure | None = Non
 
 
 def _moments(run: Run) -> list[Trace]:
-    """First, middle and last evaluation, and those at which something broke."""
-    n = len(run.records)
+    """First, middle and last evaluation, and those at which something broke, of those of the last one's items."""
+    records = [*of_same_items(run.records, run.records[-1]), run.records[-1]]
+    n = len(records)
     alarms = {alarm.step for alarm in run.alarms}
-    chosen = sorted({0, n // 2, n - 1} | {i for i, record in enumerate(run.records) if record["step"] in alarms})
-    return [Trace(f"step {run.records[i]['step']:,}", _scores(run.records[i]), i in (0, n - 1)) for i in chosen]
+    chosen = sorted({0, n // 2, n - 1} | {i for i, record in enumerate(records) if record["step"] in alarms})
+    return [Trace(f"step {records[i]['step']:,}", _scores(records[i]), i in (0, n - 1)) for i in chosen]
 
 
 def _scores(record: Mapping[str, Any]) -> dict[str, float]:

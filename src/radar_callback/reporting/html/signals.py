@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from radar_callback.reporting.curves import breaks
 from radar_callback.reporting.html.drawing import add_band, add_zero, colour, framed, literal
 from radar_callback.reporting.html.run import Run
 from radar_callback.reporting.style import readable
@@ -82,12 +83,24 @@ def _over_time(
     """A line for each run that has the values."""
     figure = go.Figure()
     for i, run in enumerate(runs):
-        _line(figure, points(run), run.name, i)
+        _line(figure, _with_gaps(points(run), run), run.name, i)
     if not figure.data:
         return None
     if zero:
         add_zero(figure)
     return framed(figure, y, _HEIGHT, legend=len(runs) > 1)
+
+
+def _with_gaps(points: Sequence[Point], run: Run) -> list[Point]:
+    """The points, with one of no value before the first of other items, as curves have it."""
+    found: list[Point] = []
+    waiting = [run.records[i]["step"] for i in breaks(run.records)]
+    for point in points:
+        if waiting and point[0] >= waiting[0]:
+            waiting = [step for step in waiting if step > point[0]]
+            found += [(point[0], math.nan, 0.0)] if found else []
+        found.append(point)
+    return found
 
 
 def _line(figure: go.Figure, points: Sequence[Point], name: str, index: int) -> None:
@@ -97,7 +110,8 @@ def _line(figure: go.Figure, points: Sequence[Point], name: str, index: int) -> 
     if all(map(math.isfinite, errors)):
         add_band(figure, steps, values, errors, colour(index), str(index))
     figure.add_scatter(
-        x=steps, y=values, name=literal(name), legendgroup=str(index), mode="lines+markers", line={"color": colour(index)},
+        x=steps, y=[None if math.isnan(y) else y for y in values], name=literal(name),
+        legendgroup=str(index), mode="lines+markers", line={"color": colour(index)},
         hovertemplate="%{y:.3g} at step %{x}<extra>%{fullData.name}</extra>",
     )  # fmt: skip
 

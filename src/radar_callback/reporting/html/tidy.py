@@ -13,6 +13,7 @@ _NUMBERS = (
     "failed",
     "coverage",
     "share",
+    "items_per_ability",
     "padding",
     "waited",
     "memory_growth",
@@ -32,8 +33,9 @@ def tidied(record: Mapping[str, Any]) -> dict[str, Any]:
         {'step': 3, 'moved': {'tower': 0.1}, 'abilities': {}}
     """
     made: dict[str, Any] = {field: record[field] for field in _NUMBERS if _is_number(record.get(field))}
-    if isinstance(scorer := record.get("scorer"), str):
-        made["scorer"] = scorer
+    for field in ("scorer", "subset"):
+        if isinstance(name := record.get(field), str):
+            made[field] = name
     for field in ("moved", "failures"):
         if isinstance(found := record.get(field), dict):
             made[field] = {name: value for name, value in found.items() if _is_number(value)}
@@ -43,7 +45,7 @@ def tidied(record: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(change, dict) and _is_number(change.get("since")) and isinstance(change.get("abilities"), dict):
         made["change"] = {"since": change["since"], "abilities": _rows(change["abilities"])}
     made["abilities"] = {name: {"group": "all"} | _known(row) for name, row in record["abilities"].items()}
-    optional = {*_NUMBERS, "scorer", "moved", "failures", "image_gain", "change"}
+    optional = {*_NUMBERS, "scorer", "subset", "moved", "failures", "image_gain", "change"}
     return {key: made.get(key, value) for key, value in record.items() if key in made or key not in optional}
 
 
