@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from radar_callback.benchmark.image_marks import placed
 from radar_callback.benchmark.manifest import first_error
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import BenchmarkError, ItemError, Reason
+from radar_callback.quoting import shortened
 
 ImageName = Annotated[str, Field(pattern=r"^[0-9]+\.[a-z0-9]+$")]
 """Lower case, since webdataset lower-cases what follows the key."""
@@ -30,6 +32,7 @@ class Record(BaseModel):
     images: tuple[ImageName, ...]
     source: str = ""
     meta: dict[str, Any] = {}
+    tags_are_text: bool = False
 
 
 def to_fields(sample: Sample) -> dict[str, bytes]:
@@ -48,16 +51,22 @@ def to_fields(sample: Sample) -> dict[str, bytes]:
             images=sample.image_names,
             source=sample.source,
             meta=dict(sample.meta),
+            tags_are_text=sample.tags_are_text,
         )
-        text = json.dumps(record.model_dump(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # Few items have the flag, and the others' bytes stay as they always were.
+        told = record.model_dump(exclude=None if record.tags_are_text else {"tags_are_text"})
+        text = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         fields = {"json": text.encode()}
     except ValidationError as error:
         raise BenchmarkError(f"Item {sample.key!r} does not fit the shard format: {first_error(error)}.") from None
     except (TypeError, ValueError) as error:
         raise BenchmarkError(f"Item {sample.key!r} cannot be written as JSON: {error}.") from None
-    if len(set(sample.image_names)) < len(sample.image_names):
-        raise BenchmarkError(f"Item {sample.key!r} has two images with one name: {', '.join(sample.image_names)}.")
-    return fields | dict(zip(sample.image_names, sample.images, strict=True))
+    for name, image in zip(sample.image_names, sample.images, strict=True):
+        # An image that is shown twice needs to be stored once.
+        if fields.setdefault(name, image) != image:
+            names = ", ".join(sample.image_names)
+            raise BenchmarkError(f"Item {sample.key!r} has two images with one name: {shortened(names)}.")
+    return fields
 
 
 def unsafe(member: tarfile.TarInfo) -> str | None:
@@ -110,8 +119,14 @@ def split_members(data: bytes, key: str, where: str) -> dict[str, bytes]:
     return fields
 
 
-def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
+def to_sample(fields: dict[str, bytes], key: str, where: str, place: bool = True) -> Sample:
     """Builds the item from its members.
+
+    Args:
+        fields: See :func:`split_members`.
+        key: Its key.
+        where: Names shard and item in errors.
+        place: Put images where the marks of other kits in the question place them; otherwise the item is as it stands there.
 
     Raises:
         ItemError: With `Reason.UNREADABLE` if the JSON or what it says is wrong, `Reason.BAD_IMAGE` if an image is missing.
@@ -126,7 +141,7 @@ def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
         if name not in fields:
             raise ItemError(Reason.BAD_IMAGE, f"{where}: image {key}.{name} is missing")
     try:
-        return Sample(
+        sample = Sample(
             key=key,
             question=record.question,
             answer=record.answer,
@@ -137,6 +152,8 @@ def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
             image_names=record.images,
             source=record.source,
             meta=record.meta,
+            tags_are_text=record.tags_are_text,
         )
+        return placed(sample) if place else sample
     except BenchmarkError as error:
         raise ItemError(Reason.UNREADABLE, f"{where}: {error}") from None

@@ -18,6 +18,7 @@ from radar_callback.benchmark.manifest import (
     ShardEntry,
     contradictions,
 )
+from radar_callback.benchmark.options import look_alike_problem
 from radar_callback.benchmark.record import split_members, to_sample
 from radar_callback.benchmark.remote import default_cache, fetch, is_remote
 from radar_callback.errors import BenchmarkError, ItemError
@@ -178,6 +179,8 @@ def _look_at(descriptor: int, span: Span) -> tuple[ItemEntry | None, list[str]]:
         sample = to_sample(fields, span.key, where)
         strangers = sorted(set(fields) - {"json", *sample.image_names})
         problems += [f"member {span.key}.{name} belongs to no image of the item" for name in strangers]
+        alike = look_alike_problem(sample.candidates)
+        problems += [] if alike is None else [f"its {alike}"]
         return entry_of(sample, span, zlib.crc32(data), where), problems
     except ItemError as error:
         return None, [*problems, error.detail.removeprefix(f"{where}: ")]
