@@ -208,5 +208,5 @@ def _by_range(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8
     if low == high:
         levels = np.full(values.shape, 127, np.float64)  # one value alone says nothing about black and white
     else:
-        levels = (np.clip(values, low, high).astype(np.float64) - low) * (255 / (high - low))
+        levels = (np.clip(values, low, high).astype(np.float64) - low) * 255 / (high - low)
     return np.rint(np.nan_to_num(levels, nan=0.0)).astype(np.uint8)

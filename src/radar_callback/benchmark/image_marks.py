@@ -59,13 +59,13 @@ def place_images(question: str, images: int, options: Sequence[str] = ()) -> tup
         ('Is <image> like <image>?', (1, 0))
     """
     for option in options:
-        held = next((mark.group() for mark in MARKS.finditer(option) if mark.group() != IMAGE_MARK), None)
+        held = next((mark.group() for mark in _marks(option) if mark.group() != IMAGE_MARK), None)
         if held is not None:
             raise BenchmarkError(
                 f"Expected options of text, but {quoted(option)} holds {held!r}, the mark of an image: show the options in the "
                 f"question and use their letters; {_AS_TEXT}."
             )
-    marks = list(MARKS.finditer(question))
+    marks = _marks(question)
     other = next((mark.group() for mark in marks if mark.group() != IMAGE_MARK), None)
     if other is None:
         return question, tuple(range(images))
@@ -85,6 +85,11 @@ def place_images(question: str, images: int, options: Sequence[str] = ()) -> tup
     return MARKS.sub(IMAGE_MARK, question), tuple(number - 1 for number in numbers)
 
 
+def _marks(text: str) -> list[re.Match[str]]:
+    # Most texts hold none of these characters, and looking for them costs nothing.
+    return list(MARKS.finditer(text)) if "<" in text or "[" in text or "{" in text else []
+
+
 def _number(mark: re.Match[str]) -> str | None:
     return mark["number"] or mark["in_brackets"] or mark["in_braces"]
 
@@ -98,7 +103,7 @@ def _wrong(mark: str, problem: str) -> BenchmarkError:
 
 def has_other_marks(texts: Sequence[str]) -> bool:
     """Whether texts hold a mark of another kit."""
-    return any(mark.group() != IMAGE_MARK for text in texts for mark in MARKS.finditer(text))
+    return any(mark.group() != IMAGE_MARK for text in texts for mark in _marks(text))
 
 
 def refuse_model_tokens(question: str) -> None:

@@ -8,7 +8,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from radar_callback.benchmark.decode import FORMATS, sniff
-from radar_callback.errors import BenchmarkError
+from radar_callback.benchmark.images import ImageFileError
 
 SHORTEST = 40
 """Characters of base64 that an image takes at least; a shorter text is a path."""
@@ -43,7 +43,7 @@ def decode_inline(text: str, where: str) -> bytes:
         where: Names the item in the error.
 
     Raises:
-        BenchmarkError: If it is a data URI without data, or damaged base64.
+        ImageFileError: If it is a data URI without data, or damaged base64.
     """
     try:
         if text[:5].lower() != "data:":
@@ -54,7 +54,7 @@ def decode_inline(text: str, where: str) -> bytes:
         # Base64 is escaped in some URIs: %2B for +, %0A for a line break.
         return _from_base64(unquote_to_bytes(data).decode("latin-1")) if _says_base64(head) else unquote_to_bytes(data)
     except binascii.Error as error:
-        raise BenchmarkError(f"{where}: Expected an image in base64, but {str(error).lower()}.") from None
+        raise ImageFileError(f"{where}: Expected an image in base64, but {str(error).lower()}.") from None
 
 
 def _says_base64(head: str) -> bool:

@@ -131,10 +131,9 @@ def _rows(path: Path, keep_going: bool) -> Iterator[_Row]:
 
 
 def _checked(rows: Iterable[_Row], defaults: _Defaults, keep_going: bool) -> list[_Row]:
-    """Everything about the lines but their images: what they say, that ids differ, and that abilities fit together."""
+    """The lines with their items, but for the contents of images."""
     checked: list[_Row] = []
     lines: dict[str, str] = {}
-    tree = TaxonomyRows()
     for row in rows:
         if row.error is None:
             try:
@@ -144,12 +143,23 @@ def _checked(rows: Iterable[_Row], defaults: _Defaults, keep_going: bool) -> lis
                     raise
                 row = replace(row, error=error)
         checked.append(row)
-        cell = _cell(row, defaults)
-        if cell is not None:
-            # Not left out with `keep_going`: which of the lines is the odd one, nobody but their author knows.
-            with _at(row.where):
-                tree.add(*cell)
     return checked
+
+
+def _groups(rows: list[_Row], defaults: _Defaults) -> dict[str, str]:
+    """`{ability: group}` of all lines, once they fit together.
+
+    A line that does not is never left out: which of two lines is the odd one, nobody but their author knows.
+    """
+    cells = [(row.where, *cell) for row in rows if (cell := _cell(row, defaults)) is not None]
+    groups = {ability: defaults.group for _, _, ability, _ in cells}
+    # An ability may have no other line than one whose group is unusable.
+    groups |= {ability: group for _, group, ability, _ in reversed(cells) if group is not None}
+    tree = TaxonomyRows()
+    for where, group, ability, category in cells:
+        with _at(where):
+            tree.add(group or groups[ability], ability, category)
+    return groups
 
 
 @contextmanager
@@ -161,24 +171,16 @@ def _at(where: str) -> Iterator[None]:
         raise BenchmarkError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 
 
-def _cell(row: _Row, defaults: _Defaults) -> tuple[str, str, str | None] | None:
-    """Group, ability and category of a line, left out or not; None if they cannot be told."""
-    group = row.raw.get("group") or defaults.group
-    ability, category = row.raw.get("ability") or defaults.ability, row.raw.get("category")
+def _cell(row: _Row, defaults: _Defaults) -> tuple[str | None, str, str | None] | None:
+    """Group, if it is usable, ability and category of a line, left out or not; None if they cannot be told."""
     if row.item is not None:
         return row.group, row.item.ability, row.item.category
-    if not row.raw or not isinstance(ability, str) or not isinstance(category, str | None):
+    group, ability = row.raw.get("group") or defaults.group, row.raw.get("ability") or defaults.ability
+    category = row.raw.get("category")
+    known = row.raw and isinstance(category, str | None) and name_problem(ability, "ability") is None
+    if not known:
         return None
-    if name_problem(ability, "ability") is not None:
-        return None
-    # Its group may be what is wrong with it.
-    usable = isinstance(group, str) and name_problem(group, "group") is None and group != ability
-    return group if usable else defaults.group, ability, category
-
-
-def _groups(rows: list[_Row], defaults: _Defaults) -> dict[str, str]:
-    cells = (_cell(row, defaults) for row in rows)
-    return {ability: group for group, ability, _ in filter(None, cells)}
+    return None if name_problem(group, "group") is not None else group, ability, category
 
 
 def _samples(rows: list[_Row], defaults: _Defaults, keep_going: bool) -> Iterator[Sample | Skipped]:
@@ -209,8 +211,8 @@ def _skipped(row: _Row, defaults: _Defaults, error: BenchmarkError) -> Skipped:
     item_id = row.raw.get("id", row.line)
     return Skipped(
         key=_key_of_line(row.line),  # its id may be what is wrong with it
-        ability=cell[1] if cell is not None else None,
-        category=cell[2] if cell is not None else None,
+        ability=None if cell is None else cell[1],
+        category=None if cell is None else cell[2],
         reason=Reason.BAD_IMAGE if isinstance(error, ImageFileError) else Reason.INVALID,
         detail=str(error),
         meta={"id": item_id if len(str(item_id)) <= LONGEST else quoted(item_id)},
