@@ -11,9 +11,26 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from radar_callback.errors import BenchmarkError, ConfigError
+from radar_callback.quoting import quoted
 
 RESERVED = frozenset({"overall"})
 """Names that the log keys `radar/sds/<name>` already use for something else."""
+
+
+def name_problem(name: object, kind: str) -> str | None:
+    """Why a name cannot be that of a group or ability, as one sentence; None if it can.
+
+    Example:
+        >>> name_problem("colour", "ability") is None
+        True
+    """
+    if not isinstance(name, str) or not name.strip() or "/" in name or name in RESERVED:
+        article = "an" if kind == "ability" else "a"
+        return (
+            f"Expected the name of {article} {kind} to be text without a slash and not 'overall', but got {quoted(name)}: "
+            "it becomes part of the log key radar/sds/<name>; rename it."
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -43,14 +60,12 @@ class Taxonomy:
         seen: dict[str, str] = {}
         for group, abilities in self.tree.items():
             for name, kind in [(group, "group"), *((a, "ability") for a in abilities)]:
-                if not isinstance(name, str) or not name.strip() or "/" in name or name in RESERVED:
-                    raise BenchmarkError(
-                        f"Expected the name of a {kind} to be text without a slash and not 'overall', but got {name!r}: "
-                        "it becomes part of the log key radar/sds/<name>; rename it."
-                    )
+                problem = name_problem(name, kind)
+                if problem is not None:
+                    raise BenchmarkError(problem)
                 if name in seen:
                     raise BenchmarkError(
-                        f"Expected every group and ability to have a name of its own, but {name!r} is used for a "
+                        f"Expected every group and ability to have a name of its own, but {quoted(name)} is used for a "
                         f"{seen[name]} and a {kind}: rename one of them."
                     )
                 seen[name] = kind
@@ -87,23 +102,10 @@ class Taxonomy:
         Raises:
             BenchmarkError: If an ability comes with two groups, or sometimes with and sometimes without a category.
         """
-        tree: dict[str, dict[str, list[str]]] = {}
-        home: dict[str, str] = {}
-        bare: dict[str, bool] = {}
+        rows_so_far = TaxonomyRows()
         for group, ability, category in rows:
-            if home.setdefault(ability, group) != group:
-                raise BenchmarkError(
-                    f"Expected ability {ability!r} in one group, but it comes in {home[ability]!r} and {group!r}."
-                )
-            if bare.setdefault(ability, category is None) != (category is None):
-                raise BenchmarkError(
-                    f"Expected all items of ability {ability!r} to have a category or none of them, but some do and some "
-                    "do not."
-                )
-            categories = tree.setdefault(group, {}).setdefault(ability, [])
-            if category is not None and category not in categories:
-                categories.append(category)
-        return cls(tree)
+            rows_so_far.add(group, ability, category)
+        return cls(rows_so_far.tree)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -155,3 +157,49 @@ class Taxonomy:
             known = ", ".join(map(repr, self.tree[self.group_of(ability)][ability])) or "none"
             raise ConfigError(f"Unknown category {category!r} of ability {ability!r}: expected one of {known}.")
         return index
+
+
+class TaxonomyRows:
+    """Collects a tree row by row, and refuses the first row that contradicts those before it.
+
+    Attributes:
+        tree: `{group: {ability: [category, …]}}` of the rows so far, in order of first appearance.
+    """
+
+    def __init__(self) -> None:
+        self.tree: dict[str, dict[str, list[str]]] = {}
+        self._group_of: dict[str, str] = {}
+        self._has_categories: dict[str, bool] = {}
+
+    def add(self, group: str, ability: str, category: str | None) -> None:
+        """Adds the group, ability and category of one item.
+
+        Raises:
+            BenchmarkError: If a name cannot be used, or is used for a group and an ability; if an ability comes with two
+                groups, or sometimes with and sometimes without a category.
+        """
+        if category in self.tree.get(group, {}).get(ability, ()):
+            return  # as most are
+        for name, kind in ((group, "group"), (ability, "ability")):
+            problem = name_problem(name, kind)
+            if problem is not None:
+                raise BenchmarkError(problem)
+        if ability == group or ability in self.tree or group in self._group_of:
+            clash = group if group in self._group_of else ability
+            raise BenchmarkError(
+                f"Expected every group and ability to have a name of its own, but {quoted(clash)} is used for a group and "
+                "an ability: rename one of them."
+            )
+        home = self._group_of.setdefault(ability, group)
+        if home != group:
+            raise BenchmarkError(
+                f"Expected ability {quoted(ability)} in one group, but it comes in {quoted(home)} and {quoted(group)}."
+            )
+        if self._has_categories.setdefault(ability, category is not None) != (category is not None):
+            raise BenchmarkError(
+                f"Expected all items of ability {quoted(ability)} to have a category or none of them, but some do and some "
+                "do not."
+            )
+        categories = self.tree.setdefault(group, {}).setdefault(ability, [])
+        if category is not None and category not in categories:
+            categories.append(category)

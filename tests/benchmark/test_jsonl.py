@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from urllib.parse import quote, quote_from_bytes
 
 import pytest
 
+from radar_callback.benchmark.images import load_image
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.sample import Skipped
+from radar_callback.benchmark.sources import jsonl
 from radar_callback.benchmark.sources.base import slug
 from radar_callback.benchmark.sources.jsonl import read_jsonl
 from radar_callback.benchmark.writer import write_shards
@@ -102,13 +106,33 @@ BAD = [
     ({**GOOD, "ability": ["x"]}, "Expected field 'ability' to be text"),
     ({**GOOD, "category": ["x"]}, "Expected field 'category' to be text"),
     ({**GOOD, "group": ["x"]}, "Expected field 'group' to be text"),
+    ({**GOOD, "image": ""}, "Expected images to be paths, but got ''; base64 and data URIs are taken too"),
+    ({**GOOD, "image": {"bytes": None}}, r"Expected images to be paths, but got {'bytes': None}"),
+    (
+        {**GOOD, "image": "https://u:secret@host/a.png?sig=secret"},
+        r"an address on the web \('https'\): fetch what lies",
+    ),
+    ({**GOOD, "image": "data:image/png"}, "Expected an image in base64, but a data uri has a comma before its data"),
+    ({**GOOD, "image": "data:image/png;base64,x"}, "Expected an image in base64, but "),
+    ({**GOOD, "image": "data:image/svg+xml,<svg/>"}, "it is SVG, expected"),
+    (
+        {**GOOD, "ability": "OCR/Text"},
+        "Expected the name of an ability to be text without a slash and not 'overall', but got",
+    ),
+    ({**GOOD, "ability": "overall"}, "Expected the name of an ability to be text"),
+    ({**GOOD, "group": " "}, "Expected the name of a group to be text"),
+    (
+        '{"question": "Q", "answer": 1e999, "distractors": ["b"]}',
+        "Expected field 'answer' to be text or a number, but got inf",
+    ),
+    ('{"question": "Q", "answer": "a", "distractors": ["b"], "level": 1e999}', "cannot be written as JSON"),
     ({**GOOD, "id": "first"}, r"Expected an id of its own, but .*questions\.jsonl:1 has the same"),
 ]
 
 
 @pytest.mark.parametrize(("line", "expected"), BAD)
 def test_a_bad_line_stops_the_build_with_its_place(line, expected, file):
-    write(file, {**GOOD, "id": "first"}, line, GOOD)
+    write(file, {**GOOD, "id": "first"}, line, {**GOOD, "id": "last"})
     with pytest.raises(BenchmarkError, match=expected) as caught:
         list(read_jsonl(file).samples)
     assert str(caught.value).startswith(f"{file}:2: ")
@@ -141,7 +165,7 @@ def test_no_file_no_item_no_text(file, tmp_path):
 
 def test_an_ability_in_two_groups(file):
     write(file, {**GOOD, "group": "a"}, {**GOOD, "id": 8, "group": "b"})
-    with pytest.raises(BenchmarkError, match=r":2: Expected ability 'mine' in group 'a' as before, but got 'b'"):
+    with pytest.raises(BenchmarkError, match=r":2: Expected ability 'mine' in one group, but it comes in 'a' and 'b'"):
         read_jsonl(file)
 
 
@@ -183,3 +207,142 @@ def test_an_ability_whose_only_line_has_no_usable_group(file, tmp_path):
     found = read_jsonl(file, keep_going=True)
     manifest = write_shards(found.samples, tmp_path / "out", name="n", groups=found.groups)
     assert manifest.tree == {"all": {"mine": [], "smell": []}}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Paths of the images that have been opened."""
+    paths = []
+    monkeypatch.setattr(jsonl, "load_image", lambda path, *more: (paths.append(path), load_image(path, *more))[1])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"ability": "OCR/Text"}, "Expected the name of an ability to be text without a slash"),
+        ({"ability": "overall"}, "Expected the name of an ability"),
+        ({"group": "a/b"}, "Expected the name of a group"),
+        ({"category": None}, "all items of ability 'text' to have a category or none of them"),
+        ({"ability": "other", "group": "text"}, "but 'text' is used for a group and an ability"),
+        ({"ability": "g"}, "but 'g' is used for a group and an ability"),
+        ({"ability": "new", "group": "new"}, "but 'new' is used for a group and an ability"),
+        ({"group": "h"}, "Expected ability 'text' in one group, but it comes in 'g' and 'h'"),
+        ({"answer": "green"}, "Expected the answer among the options"),
+        ({"id": "0"}, "Expected an id of its own"),
+        ({"question": "<image> <image>"}, "2 marks for 1 images"),
+    ],
+)
+def test_all_lines_are_checked_before_the_first_image_is_opened(change, expected, file, opened):
+    rows = [{**GOOD, "id": str(i), "ability": "text", "group": "g", "category": "k"} for i in range(9)]
+    rows[7] |= change
+    write(file, *rows)
+    with pytest.raises(BenchmarkError) as caught:
+        list(read_jsonl(file).samples)
+    assert str(caught.value).startswith(f"{file}:8: ")
+    assert expected in str(caught.value)
+    assert opened == []
+
+
+def test_a_name_of_one_line_is_left_out_and_a_contradiction_between_lines_is_not(file, opened, tmp_path):
+    named = {**GOOD, "ability": "text"}
+    write(file, named, {**named, "id": 8, "ability": "OCR/Text"}, {**named, "id": 9, "answer": "green"})
+    found = read_jsonl(file, keep_going=True)
+    manifest = write_shards(found.samples, tmp_path / "out", name="n", groups=found.groups)
+    assert [(one.key, one.ability) for one in manifest.skipped] == [("line#2", None), ("line#3", "text")]
+    write(file, named, {**named, "id": 8, "category": "k"})
+    with pytest.raises(BenchmarkError, match=r":2: Expected all items of ability 'text' to have a category"):
+        read_jsonl(file, keep_going=True)
+    assert len(opened) == 1
+
+
+def test_what_a_line_without_a_name_gets_it_from(file):
+    write(file, GOOD)
+    with pytest.raises(
+        BenchmarkError, match=r":1: .*'me/mine'.* This line names no ability, and --ability gives another"
+    ):
+        read_jsonl(file, name="me/mine")
+
+
+def test_a_line_whose_group_alone_is_unusable_contradicts_no_other(file, tmp_path):
+    write(file, {**GOOD, "group": "nose", "ability": "smell"}, {**GOOD, "id": 8, "ability": "smell", "group": ["x"]})
+    found = read_jsonl(file, keep_going=True)
+    manifest = write_shards(found.samples, tmp_path / "out", name="n", groups=found.groups)
+    assert manifest.tree == {"nose": {"smell": []}}
+    assert [one.ability for one in manifest.skipped] == ["smell"]
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_images_in_base64(format, file, image):
+    data = image(size=(12, 9), format=format)
+    text = base64.b64encode(data).decode()
+    kind = f"data:image/{format.lower()}"
+    written = [
+        text,
+        text.rstrip("="),
+        "\n".join(text[i : i + 76] for i in range(0, len(text), 76)),
+        base64.urlsafe_b64encode(data).decode(),
+        f"{kind};base64,{text}",
+        f"{kind};charset=utf-8;BASE64,{quote(text)}",
+        f"DATA:,{quote_from_bytes(data)}",
+    ]
+    both = {"question": "Q", "answer": "a", "distractors": ["b"], "images": [text, "a.png"]}
+    write(file, *({**GOOD, "id": i, "image": one} for i, one in enumerate(written)), both)
+    *alone, both = read_jsonl(file).samples
+    suffix = {"JPEG": "jpg", "TIFF": "tif"}.get(format, format.lower())
+    assert [(one.images, one.image_names) for one in alone] == [((data,), (f"0.{suffix}",))] * len(written)
+    assert both.image_names == (f"0.{suffix}", "1.png")
+    assert all("image" not in one.meta for one in alone)
+
+
+def test_a_path_that_looks_like_base64_is_a_path(file, image):
+    name = "a" * 50 + "/" + "b" * 50
+    (file.parent / name).parent.mkdir()
+    (file.parent / name).write_bytes(image())
+    write(file, {**GOOD, "image": name})
+    assert next(iter(read_jsonl(file).samples)).images == (image(),)
+
+
+HUGE = "x" * 300_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {**GOOD, "image": HUGE},
+        {**GOOD, "image": "y" * 3_000},
+        {**GOOD, "image": base64.b64encode(b"%PDF" + b"x" * 300_000).decode()},
+        {**GOOD, "image": base64.b64encode(b"\xff\xd8\xff" + b"x" * 300_000).decode()},
+        {**GOOD, "image": "data:image/png;base64," + HUGE},
+        {**GOOD, "image": "data:" + HUGE},
+        {**GOOD, "image": {"bytes": HUGE}},
+        {**GOOD, "image": [[HUGE]]},
+        {**GOOD, "image": "https://" + HUGE},
+        {**GOOD, "answer": HUGE},
+        {**GOOD, "options": HUGE},
+        {**GOOD, "options": ["red", {"a": HUGE}]},
+        {**GOOD, "options": ["red", "red", HUGE]},
+        {**GOOD, "options": ["red", HUGE, HUGE]},
+        {**GOOD, "options": ["red", HUGE, HUGE + " "]},
+        {**GOOD, "options": ["red", "<image 1>" + HUGE]},
+        {"question": "Q", "answer": HUGE, "distractors": [HUGE]},
+        {**GOOD, "question": [HUGE]},
+        {**GOOD, "category": [HUGE]},
+        {**GOOD, "ability": "/" + HUGE},
+        {**GOOD, "group": "/" + HUGE},
+        {**GOOD, "id": [HUGE]},
+        {**GOOD, "id": HUGE, "answer": "green"},
+        '{"question": "' + HUGE,
+        '{"question": "' + "\\ud800" * 9_000 + '"}',
+    ],
+)
+def test_a_message_is_never_of_the_size_of_an_image(line, file, tmp_path):
+    write(file, {**GOOD, "id": "first"}, line)
+    with pytest.raises(BenchmarkError) as caught:
+        list(read_jsonl(file).samples)
+    room = 450 + len(str(file.parent)) * 2
+    assert len(str(caught.value)) < room
+    assert "\n" not in str(caught.value)
+    found = read_jsonl(file, keep_going=True)
+    write_shards(found.samples, tmp_path / "out", name="n", groups=found.groups)
+    assert (tmp_path / "out" / "manifest.json").stat().st_size < room + 800

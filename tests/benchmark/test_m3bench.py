@@ -13,6 +13,7 @@ import pytest
 
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.sample import Sample, Skipped
+from radar_callback.benchmark.sources import m3bench
 from radar_callback.benchmark.sources.m3bench import FOLDERS, read_m3bench
 from radar_callback.benchmark.writer import write_shards
 from radar_callback.errors import BenchmarkError, ConfigError, Reason
@@ -301,10 +302,49 @@ def test_damaged_images_stop_the_build_or_are_left_out(make):
     (home / "SeePhys_3_pretrained_mllm_eval.json").write_text(json.dumps(items))
     shutil.copy(home / "images" / "good.jpg", home / "images" / "good_0.png")
     (home / "images" / "cut_0.png").write_text("<html>")
-    with pytest.raises(BenchmarkError, match=r"item 'cut': Expected an image, but .*cut_0\.png is not an image"):
+    with pytest.raises(
+        BenchmarkError, match="item 'none': field img_num: Field required"
+    ):  # before any image is opened
         list(read_m3bench(root).samples)
     cut, gone, good, none = read_m3bench(root, keep_going=True).samples
     assert (cut.reason, gone.reason, none.reason) == (Reason.BAD_IMAGE, Reason.BAD_IMAGE, Reason.INVALID)
     assert "Expected an image at" in gone.detail
     assert "field img_num: Field required" in none.detail
     assert good.image_names == ("0.jpg",)  # a JPEG whose name says PNG
+    (home / "SeePhys_3_pretrained_mllm_eval.json").write_text(
+        json.dumps({k: v for k, v in items.items() if k != "none"})
+    )
+    with pytest.raises(BenchmarkError, match=r"item 'cut': Expected an image, but .*cut_0\.png is not an image"):
+        list(read_m3bench(root).samples)
+
+
+def test_all_task_files_are_checked_before_the_first_image_is_opened(make, monkeypatch):
+    root = make({"good": GOOD}, "Wiki_animal_identification", "x.json")
+    make({"bad": {**GOOD, "answer": 7}}, "spatial_reasoning", "y.json")
+    monkeypatch.setattr(m3bench, "load_image", lambda *arguments: pytest.fail("an image was opened"))
+    with pytest.raises(BenchmarkError, match=r"y\.json: item 'bad': field answer"):
+        list(read_m3bench(root).samples)
+
+
+def test_messages_are_short(make):
+    huge = "x" * 200_000
+    items = {"a": {**GOOD, "answer": huge, "distraction": [huge]}, "b": {**GOOD, "distraction": [huge, huge]}}
+    items |= {"c": {**GOOD, "question": [huge]}, "good": GOOD}
+    root = make(items, "Wiki_animal_identification", "x.json")
+    *left_out, _ = read_m3bench(root, keep_going=True).samples
+    assert [one.reason for one in left_out] == [Reason.INVALID] * 3
+    assert all(len(one.detail) < 400 for one in left_out)
+
+
+def test_text_that_looks_like_a_tag_survives_the_shards(make, tmp_path):
+    """The scripts show it as it is, so it must not become the place of the image when the item is read again."""
+    root = make(
+        {"raw--0": {"question": "What is in <image 1>?", "answer": "lion", "distraction": ["<image 2>"]}},
+        "Wiki_animal_identification",
+        "x.json",
+    )
+    found = read_m3bench(root)
+    write_shards(found.samples, tmp_path / "b", name="b", groups=found.groups)
+    one = Benchmark(tmp_path / "b").read(0)
+    assert (one.question, one.candidates) == ("What is in <image 1>?", ("lion", "<image 2>"))
+    assert plain_prompt(one) == PLACEHOLDER + "What is in <image 1>?"

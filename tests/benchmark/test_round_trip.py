@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from radar_callback.benchmark.manifest import MANIFEST
+from radar_callback.benchmark.options import appearance
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.record import split_members, to_fields, to_sample
 from radar_callback.benchmark.sample import Sample, Skipped
@@ -23,7 +24,7 @@ from radar_callback.benchmark.writer import write_shards
 from radar_callback.errors import BenchmarkError, Reason
 
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
-WORDS = TEXT.filter(str.strip)
+WORDS = TEXT.filter(appearance)
 KEYS = st.from_regex(r"[A-Za-z0-9_#é-][A-Za-z0-9_ é-]{0,120}", fullmatch=True)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | TEXT, lambda inner: st.lists(inner, max_size=3)
@@ -34,7 +35,7 @@ JSON = st.recursive(
 def any_samples(draw: st.DrawFn, image: bytes) -> list[Sample]:
     made = []
     for key in draw(st.lists(KEYS, unique=True, min_size=1, max_size=6)):
-        answer, *distractors = draw(st.lists(WORDS, unique=True, min_size=2, max_size=5))
+        answer, *distractors = draw(st.lists(WORDS, unique_by=appearance, min_size=2, max_size=5))
         count = draw(st.integers(0, 12))
         question = draw(TEXT.filter(lambda text: "<image>" not in text))
         if draw(st.booleans()):

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from PIL import Image
-
-from radar_callback.benchmark.sample import decode_image
+from radar_callback.benchmark.decode import decode
+from radar_callback.benchmark.sample import MAX_PIXELS
 from radar_callback.errors import BenchmarkError, ItemError
-
-SUFFIXES = {
-    "BMP": "bmp",
-    "GIF": "gif",
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "PPM": "ppm",
-    "TIFF": "tif",
-    "WEBP": "webp",
-}
-"""What Pillow calls a format -> how the shard names it. Others (PDF, EPS …) would start programs to be opened."""
 
 
 class ImageFileError(BenchmarkError):
@@ -31,7 +17,12 @@ class ImageFileError(BenchmarkError):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is known about an image after it has been opened: `(width, height)` in pixels, and its file name suffix."""
+    """What is known about an image after it has been opened.
+
+    Attributes:
+        size: `(width, height)` in pixels, turned upright by its EXIF orientation.
+        suffix: Of its file name in a shard: `"jpg"`, `"png"`, …
+    """
 
     size: tuple[int, int]
     suffix: str
@@ -56,10 +47,8 @@ def probe(data: bytes, where: str) -> Probe:
 # One image is often shown by several items in a row, and is looked at by the source, the writer and the index.
 @lru_cache(maxsize=16)
 def _probe(data: bytes) -> Probe:
-    size = decode_image(data, "it").size
-    with Image.open(io.BytesIO(data)) as image:
-        suffix = SUFFIXES.get(image.format or "", "bin")
-    return Probe(size, suffix)
+    image, suffix = decode(data, "it", MAX_PIXELS)
+    return Probe(image.size, suffix)
 
 
 @lru_cache(maxsize=16)
@@ -67,12 +56,13 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def load_image(path: Path, where: str) -> tuple[bytes, str]:
+def load_image(path: Path, where: str, shown: str | None = None) -> tuple[bytes, str]:
     """Reads an image file for a shard.
 
     Args:
         path: The file.
         where: Names the item in the error.
+        shown: The path as errors show it; in full if not given.
 
     Returns:
         Its contents and the suffix of its format, `"jpg"`, `"png"`, …, whatever its name says.
@@ -80,12 +70,27 @@ def load_image(path: Path, where: str) -> tuple[bytes, str]:
     Raises:
         ImageFileError: If there is no such file, or it is not an image that can be opened.
     """
+    shown = shown or str(path)
     try:
         data = _read(path)
-    except OSError as error:
-        reason = "there is none" if isinstance(error, FileNotFoundError) else str(error)
-        raise ImageFileError(f"{where}: Expected an image at {path}, but {reason}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        reason = "there is none" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", error)
+        raise ImageFileError(f"{where}: Expected an image at {shown}, but {reason}.") from None
+    return checked_image(data, where, shown)
+
+
+def checked_image(data: bytes, where: str, shown: str) -> tuple[bytes, str]:
+    """An image file's contents and the suffix of its format, once it has been opened.
+
+    Args:
+        data: The contents.
+        where: Names the item in the error.
+        shown: Names the image in the error.
+
+    Raises:
+        ImageFileError: If it is not an image that can be opened.
+    """
     try:
-        return data, probe(data, str(path)).suffix
+        return data, probe(data, shown).suffix
     except ItemError as error:
         raise ImageFileError(f"{where}: Expected an image, but {error.detail}.") from None

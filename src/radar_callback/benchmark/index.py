@@ -107,13 +107,21 @@ def entry_of(sample: Sample, span: Span, crc32: int, where: str) -> ItemEntry:
     )
 
 
+def _sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
+    try:
+        return to_sample(fields, key, where)
+    except ItemError:
+        # One item whose images have no clear place keeps nobody from the others: it is refused, and counted, when it is read.
+        return to_sample(fields, key, where, place=False)
+
+
 def _entries(path: Path, name: str, found: list[Span]) -> Iterator[tuple[ItemEntry, str | None]]:
     with path.open("rb") as file:
         for span in found:
             where = f"{name}: {span.key}"
             data = os.pread(file.fileno(), span.size, span.offset)
             try:
-                sample = to_sample(split_members(data, span.key, where), span.key, where)
+                sample = _sample(split_members(data, span.key, where), span.key, where)
                 yield entry_of(sample, span, zlib.crc32(data), where), sample.group
             except ItemError as error:
                 raise BenchmarkError(f"Expected a readable item, but {error.detail}.") from error

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from radar_callback.benchmark.image_marks import placed
 from radar_callback.benchmark.manifest import first_error
 from radar_callback.benchmark.sample import Sample
 from radar_callback.errors import BenchmarkError, ItemError, Reason
+from radar_callback.quoting import shortened
 
 ImageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+(\.[A-Za-z0-9_\-]+)*$"), AfterValidator(str.lower)]
 """What follows the key in a member's name, in lower case, as webdataset reads it: `0.jpg` where we write, `png` elsewhere."""
@@ -32,6 +34,7 @@ class Record(BaseModel):
     source: str = ""
     meta: dict[str, Any] = {}
     group: str | None = None
+    tags_are_text: bool = False
 
 
 def to_fields(sample: Sample) -> dict[str, bytes]:
@@ -51,11 +54,12 @@ def to_fields(sample: Sample) -> dict[str, bytes]:
             source=sample.source,
             meta=dict(sample.meta),
             group=sample.group,
+            tags_are_text=sample.tags_are_text,
         )
-        left_out = {"group"} if sample.group is None else None
-        text = json.dumps(
-            record.model_dump(exclude=left_out), ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
+        # Few items have these, and the others' bytes stay as they always were.
+        absent = {"group": sample.group is None, "tags_are_text": not sample.tags_are_text}
+        told = record.model_dump(exclude={name for name, is_absent in absent.items() if is_absent})
+        text = json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         fields = {"json": text.encode()}
     except ValidationError as error:
         raise BenchmarkError(f"Item {sample.key!r} does not fit the shard format: {first_error(error)}.") from None
@@ -67,9 +71,12 @@ def to_fields(sample: Sample) -> dict[str, bytes]:
                 f"Item {sample.key!r} does not fit the shard format: field images.{number}: expected a name like 0.jpg "
                 f"(got {name!r})."
             )
-    if len(set(sample.image_names)) < len(sample.image_names):
-        raise BenchmarkError(f"Item {sample.key!r} has two images with one name: {', '.join(sample.image_names)}.")
-    return fields | dict(zip(sample.image_names, sample.images, strict=True))
+    for name, image in zip(sample.image_names, sample.images, strict=True):
+        # An image that is shown twice needs to be stored once.
+        if fields.setdefault(name, image) != image:
+            names = ", ".join(sample.image_names)
+            raise BenchmarkError(f"Item {sample.key!r} has two images with one name: {shortened(names)}.")
+    return fields
 
 
 def key_and_field(name: str) -> tuple[str, str]:
@@ -146,8 +153,14 @@ def split_members(data: bytes, key: str, where: str) -> dict[str, bytes]:
     return fields
 
 
-def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
+def to_sample(fields: dict[str, bytes], key: str, where: str, place: bool = True) -> Sample:
     """Builds the item from its members.
+
+    Args:
+        fields: See :func:`split_members`.
+        key: Its key.
+        where: Names shard and item in errors.
+        place: Put images where the marks of other kits in the question place them; otherwise the item is as it stands there.
 
     Raises:
         ItemError: With `Reason.UNREADABLE` if the JSON or what it says is wrong, `Reason.BAD_IMAGE` if an image is missing.
@@ -162,7 +175,7 @@ def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
         if name not in fields:
             raise ItemError(Reason.BAD_IMAGE, f"{where}: image {key}.{name} is missing")
     try:
-        return Sample(
+        sample = Sample(
             key=key,
             question=record.question,
             answer=record.answer,
@@ -174,6 +187,8 @@ def to_sample(fields: dict[str, bytes], key: str, where: str) -> Sample:
             source=record.source,
             meta=record.meta,
             group=record.group,
+            tags_are_text=record.tags_are_text,
         )
+        return placed(sample) if place else sample
     except BenchmarkError as error:
         raise ItemError(Reason.UNREADABLE, f"{where}: {error}") from None

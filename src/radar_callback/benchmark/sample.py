@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from radar_callback.errors import BenchmarkError, ItemError, Reason
+from radar_callback.benchmark.decode import decode
+from radar_callback.errors import BenchmarkError, Reason
+from radar_callback.quoting import quoted
 
 IMAGE_MARK = "<image>"
 """Where an image goes in a question; with no mark, all images come first."""
@@ -38,6 +39,7 @@ class Sample:
         source: Where the item comes from (a data set's name).
         meta: Free fields that `score --per-sample` repeats; JSON types only.
         group: Group of the ability, kept beside the item for shards that lose their manifest; None if not known.
+        tags_are_text: Whether what other kits write for an image (`<image 1>`) is text in this item, as in M3-Bench.
 
     Raises:
         BenchmarkError: If one of the rules above is broken; the message names the key.
@@ -54,19 +56,21 @@ class Sample:
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
+    tags_are_text: bool = False
 
     def __post_init__(self) -> None:
         if not KEY_PATTERN.fullmatch(self.key):
-            raise BenchmarkError(f"Expected a key without dot, slash or leading blank, but got {self.key!r}.")
+            raise BenchmarkError(f"Expected a key without dot, slash or leading blank, but got {quoted(self.key)}.")
         if not self.distractors:
             raise BenchmarkError(f"Expected at least one distractor in item {self.key!r}, but got none.")
         if self.answer in self.distractors:
             raise BenchmarkError(
-                f"Expected distractors that are wrong, but item {self.key!r} has its answer {self.answer!r} among them."
+                f"Expected distractors that are wrong, but item {self.key!r} has its answer {quoted(self.answer)} among "
+                "them."
             )
         if len(set(self.distractors)) < len(self.distractors):
             raise BenchmarkError(
-                f"Expected distractors that differ, but item {self.key!r} repeats one: {list(self.distractors)}."
+                f"Expected distractors that differ, but item {self.key!r} repeats one: {quoted(list(self.distractors))}."
             )
         if any(not c.strip() for c in self.candidates):
             raise BenchmarkError(f"Expected candidates with text in them, but item {self.key!r} has an empty one.")
@@ -89,34 +93,19 @@ class Sample:
 
 
 def decode_image(data: bytes, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an encoded image as RGB; transparency is laid on white, as a person would see it on a page.
+    """Opens an encoded image as RGB, as a person would see it on a page.
+
+    It is turned upright by its EXIF orientation, transparency is laid on white, and more than 8 bits of grey become 8.
 
     Args:
-        data: Contents of the image file.
+        data: Contents of the image file, in one of the formats of `radar_callback.benchmark.decode.FORMATS`.
         where: Names the image in the error.
         max_pixels: Larger images are refused before they are decompressed.
 
     Raises:
         ItemError: With `Reason.BAD_IMAGE` if it is no image, is damaged or truncated, or is too large.
     """
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > max_pixels:
-            raise ItemError(
-                Reason.BAD_IMAGE, f"{where} has {image.width}x{image.height} pixels; expected at most {max_pixels}"
-            )
-        image.load()
-    except ItemError:
-        raise
-    except Exception as error:  # Pillow raises many kinds: OSError, SyntaxError, ValueError, struct.error, bombs …
-        # Pillow names the object it was given, which tells a person nothing.
-        said = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
-        raise ItemError(Reason.BAD_IMAGE, f"{where} is not an image that can be opened{said}") from error
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, rgba).convert("RGB")
-    return image.convert("RGB")
+    return decode(data, where, max_pixels)[0]
 
 
 @dataclass(frozen=True)

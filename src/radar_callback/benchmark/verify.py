@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from radar_callback.benchmark.images import SUFFIXES
+from radar_callback.benchmark.decode import FORMATS
 from radar_callback.benchmark.index import Span, entry_of, sha256_of, spans
 from radar_callback.benchmark.locate import Located, Source, locate
 from radar_callback.benchmark.manifest import (
@@ -20,6 +20,7 @@ from radar_callback.benchmark.manifest import (
     ShardEntry,
     contradictions,
 )
+from radar_callback.benchmark.options import look_alike_problem
 from radar_callback.benchmark.places import is_remote
 from radar_callback.benchmark.record import split_members, to_sample
 from radar_callback.benchmark.remote import default_cache, fetch, is_compressed, unpacked
@@ -201,12 +202,14 @@ def _look_at(descriptor: int, span: Span) -> tuple[ItemEntry | None, list[str]]:
         # Others keep a text or class beside an item; an image that nothing shows was meant to be shown.
         strangers = sorted(name for name in set(fields) - set(sample.image_names) if _NUMBERED_IMAGE.fullmatch(name))
         problems += [f"member {span.key}.{name} belongs to no image of the item" for name in strangers]
+        alike = look_alike_problem(sample.candidates)
+        problems += [] if alike is None else [f"its {alike}"]
         return entry_of(sample, span, zlib.crc32(data), where), problems
     except ItemError as error:
         return None, [*problems, error.detail.removeprefix(f"{where}: ")]
 
 
-_NUMBERED_IMAGE = re.compile(rf"[0-9]+\.({'|'.join([*SUFFIXES.values(), 'jpeg', 'bin'])})")
+_NUMBERED_IMAGE = re.compile(rf"[0-9]+\.({'|'.join([*FORMATS.values(), 'jpeg', 'bin'])})")
 
 _MEANING = {
     "ability": "ability",

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from radar_callback.benchmark.image_marks import placed
 from radar_callback.benchmark.index import scan_shard
 from radar_callback.benchmark.manifest import (
     FORMAT,
@@ -17,11 +18,13 @@ from radar_callback.benchmark.manifest import (
     ShardEntry,
     contradictions,
     is_manifest,
-    tree_of,
 )
+from radar_callback.benchmark.options import look_alike_problem
 from radar_callback.benchmark.record import to_fields
 from radar_callback.benchmark.sample import Sample, Skipped
 from radar_callback.errors import BenchmarkError
+from radar_callback.quoting import quoted
+from radar_callback.taxonomy import TaxonomyRows
 
 MAX_SHARD_BYTES = 256 * 1024 * 1024
 MAX_SHARD_SAMPLES = 10_000
@@ -59,8 +62,9 @@ def write_shards(
         The manifest that was written.
 
     Raises:
-        BenchmarkError: If `out` is in use, if there is no sample, if two share a key, if an image cannot be opened, or if
-            an ability has no group.
+        BenchmarkError: If `out` is in use, if there is no sample, if two share a key, if an image cannot be opened, if
+            an ability has no group or one that contradicts an item before, if options look the same to a person, or if
+            marks in a question do not place its images.
     """
     out = Path(out)
     _check_free(out, overwrite)
@@ -80,7 +84,7 @@ def write_shards(
             name=name,
             licence=licence,
             source=source,
-            tree=tree_of(pile.rows),
+            tree=pile.rows.tree,
             shards=shards,
             skipped=tuple(pile.skipped),
         )
@@ -103,7 +107,7 @@ class _Pile:
         self._groups = groups
         self._keys: set[str] = set()
         self.skipped: list[Skipped] = []
-        self.rows: dict[tuple[str, str, str | None], None] = {}
+        self.rows = TaxonomyRows()
 
     def __iter__(self) -> Iterator[Sample]:
         for item in self._samples:
@@ -113,13 +117,27 @@ class _Pile:
             if item.ability is not None:
                 if item.ability not in self._groups:
                     raise BenchmarkError(
-                        f"Expected a group for ability {item.ability!r} of item {item.key!r}, but got none."
+                        f"Expected a group for ability {quoted(item.ability)} of item {quoted(item.key)}, but got none."
                     )
-                self.rows[self._groups[item.ability], item.ability, item.category] = None
+                self._add(item, item.ability)
             if isinstance(item, Skipped):
                 self.skipped.append(item)
             else:
-                yield item
+                yield _sensible(item)
+
+    def _add(self, item: Sample | Skipped, ability: str) -> None:
+        try:
+            self.rows.add(self._groups[ability], ability, item.category)
+        except BenchmarkError as error:
+            raise BenchmarkError(f"Item {item.key!r}: {error}") from None
+
+
+def _sensible(sample: Sample) -> Sample:
+    """The item with `<image>` marks only, if a person could answer it."""
+    problem = look_alike_problem(sample.candidates)
+    if problem is not None:
+        raise BenchmarkError(f"Expected options that a person can tell apart, but in item {sample.key!r} {problem}.")
+    return placed(sample)
 
 
 def _write_files(samples: Iterator[Sample], folder: Path, max_bytes: int, max_samples: int) -> Iterator[ShardEntry]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from radar_callback.benchmark.images import ImageFileError, load_image
+from radar_callback.benchmark.image_marks import place_images, refuse_model_tokens
+from radar_callback.benchmark.images import ImageFileError, checked_image, load_image
+from radar_callback.benchmark.inline_images import decode_inline, is_inline
+from radar_callback.benchmark.options import look_alike_problem, same_number_problem
+from radar_callback.benchmark.record import to_fields
 from radar_callback.benchmark.sample import Sample, Skipped
 from radar_callback.benchmark.sources.base import SourceResult, check_unicode, parse_json, read_text, slug
 from radar_callback.errors import BenchmarkError, Reason
+from radar_callback.quoting import LONGEST, quoted, shortened
+from radar_callback.taxonomy import TaxonomyRows, name_problem
 
 QUESTIONS = "questions.jsonl"
 DEFAULT_GROUP = "all"
+MAX_PATH = 4096
+"""Characters of a path at most."""
+
 FIELDS = frozenset(
     {"id", "question", "answer", "options", "distractors", "images", "image", "ability", "category", "group"}
 )
@@ -30,11 +41,24 @@ class _Defaults:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the file, or the reason why it cannot be used."""
+    """One line of the file.
+
+    Attributes:
+        where: `FILE:LINE`.
+        line: Its number.
+        raw: What it says; empty if it is no object.
+        item: The item without the contents of its images; None if it cannot be used.
+        images: Path, base64 or data URI of each image stored for the item.
+        group: Group of its ability.
+        error: Why it cannot be used.
+    """
 
     where: str
     line: int
     raw: Mapping[str, Any]
+    item: Sample | None = None
+    images: tuple[str, ...] = ()
+    group: str = DEFAULT_GROUP
     error: BenchmarkError | None = None
 
 
@@ -49,9 +73,11 @@ def read_jsonl(
     r"""Reads questions from a JSON Lines file.
 
     A line is an object with `question`, `answer`, and `options` (the answer among them) or `distractors`. It may have
-    `images` (paths relative to the file) or `image`, `id`, `ability`, `category` and `group`; all other fields are kept in
+    `images` (paths relative to the file, base64 or data URIs) or `image`,
+    `id`, `ability`, `category` and `group`; all other fields are kept in
     the item's `meta`. `<image>` in the question marks where an image goes, then once for each image; with no mark, images
-    come first. Numbers are taken for their text.
+    come first. What other kits write for an image, `<image 1>`, `<ImageHere>`, …, is understood. Numbers are taken for their
+    text. All lines are checked before the first image is opened.
 
     Args:
         source: The file, or a folder with `questions.jsonl`.
@@ -67,7 +93,7 @@ def read_jsonl(
     path = _find(Path(source))
     name = name or (path.resolve().parent.name if path.name == QUESTIONS else path.stem)
     defaults = _Defaults(ability or name, group or DEFAULT_GROUP, name, path.parent)
-    rows = list(_rows(path, keep_going))
+    rows = _checked(_rows(path, keep_going), defaults, keep_going)
     if not rows:
         raise BenchmarkError(f"Expected at least one item in {path}, but got none.")
     return SourceResult(
@@ -101,51 +127,95 @@ def _rows(path: Path, keep_going: bool) -> Iterator[_Row]:
         except BenchmarkError as error:
             if not keep_going:
                 raise
-            yield _Row(where, line, {}, error)
+            yield _Row(where, line, {}, error=error)
+
+
+def _checked(rows: Iterable[_Row], defaults: _Defaults, keep_going: bool) -> list[_Row]:
+    """The lines with their items, but for the contents of images."""
+    checked: list[_Row] = []
+    lines: dict[str, str] = {}
+    for row in rows:
+        if row.error is None:
+            try:
+                row = _understood(row, defaults, lines)
+            except BenchmarkError as error:
+                if not keep_going:
+                    raise
+                row = replace(row, error=error)
+        checked.append(row)
+    return checked
 
 
 def _groups(rows: list[_Row], defaults: _Defaults) -> dict[str, str]:
-    groups: dict[str, str] = {}
-    for row in rows:
-        ability, group = row.raw.get("ability") or defaults.ability, row.raw.get("group") or defaults.group
-        if not isinstance(ability, str) or not isinstance(group, str):
-            continue  # said when the item is read
-        if groups.setdefault(ability, group) != group:
-            raise BenchmarkError(
-                f"{row.where}: Expected ability {ability!r} in group {groups[ability]!r} as before, but got {group!r}."
-            )
+    """`{ability: group}` of all lines, once they fit together.
+
+    A line that does not is never left out: which of two lines is the odd one, nobody but their author knows.
+    """
+    cells = [(row.where, *cell) for row in rows if (cell := _cell(row, defaults)) is not None]
+    groups = {ability: defaults.group for _, _, ability, _ in cells}
     # An ability may have no other line than one whose group is unusable.
-    abilities = [row.raw.get("ability") for row in rows]
-    return {ability: defaults.group for ability in abilities if isinstance(ability, str)} | groups
+    groups |= {ability: group for _, group, ability, _ in reversed(cells) if group is not None}
+    tree = TaxonomyRows()
+    for where, group, ability, category in cells:
+        with _at(where):
+            tree.add(group or groups[ability], ability, category)
+    return groups
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Names the line in errors of code that knows none."""
+    try:
+        yield
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+
+
+def _cell(row: _Row, defaults: _Defaults) -> tuple[str | None, str, str | None] | None:
+    """Group, if it is usable, ability and category of a line, left out or not; None if they cannot be told."""
+    if row.item is not None:
+        return row.group, row.item.ability, row.item.category
+    group, ability = row.raw.get("group") or defaults.group, row.raw.get("ability") or defaults.ability
+    category = row.raw.get("category")
+    known = row.raw and isinstance(category, str | None) and name_problem(ability, "ability") is None
+    if not known:
+        return None
+    return None if name_problem(group, "group") is not None else group, ability, category
 
 
 def _samples(rows: list[_Row], defaults: _Defaults, keep_going: bool) -> Iterator[Sample | Skipped]:
-    seen: dict[str, str] = {}
     for row in rows:
         try:
-            if row.error is not None:
-                raise row.error
-            sample = _sample(row, defaults)
-            if sample.key in seen:
-                raise BenchmarkError(f"{row.where}: Expected an id of its own, but {seen[sample.key]} has the same.")
-            seen[sample.key] = row.where
-            yield sample
+            if row.item is None:
+                raise row.error or AssertionError(row.where)
+            images = [_load(image, row.where, defaults.folder) for image in row.images]
+            yield replace(
+                row.item,
+                images=tuple(data for data, _ in images),
+                image_names=tuple(f"{i}.{suffix}" for i, (_, suffix) in enumerate(images)),
+            )
         except BenchmarkError as error:
             if not keep_going:
                 raise
             yield _skipped(row, defaults, error)
 
 
+def _load(image: str, where: str, folder: Path) -> tuple[bytes, str]:
+    if is_inline(image):
+        return checked_image(decode_inline(image, where), where, quoted(image, 40))
+    return load_image(folder / image, where, str(folder / shortened(image)))
+
+
 def _skipped(row: _Row, defaults: _Defaults, error: BenchmarkError) -> Skipped:
-    ability, category = row.raw.get("ability") or defaults.ability, row.raw.get("category")
-    known = row.error is None and isinstance(ability, str) and (category is None or isinstance(category, str))
+    cell = _cell(row, defaults)
+    item_id = row.raw.get("id", row.line)
     return Skipped(
         key=_key_of_line(row.line),  # its id may be what is wrong with it
-        ability=ability if known else None,
-        category=category if known else None,
+        ability=None if cell is None else cell[1],
+        category=None if cell is None else cell[2],
         reason=Reason.BAD_IMAGE if isinstance(error, ImageFileError) else Reason.INVALID,
         detail=str(error),
-        meta={"id": row.raw.get("id", row.line)},
+        meta={"id": item_id if len(str(item_id)) <= LONGEST else quoted(item_id)},
     )
 
 
@@ -153,30 +223,64 @@ def _key_of_line(line: int) -> str:
     return f"line#{line}"  # no id becomes a key with this character
 
 
-def _sample(row: _Row, defaults: _Defaults) -> Sample:
+def _understood(row: _Row, defaults: _Defaults, lines: dict[str, str]) -> _Row:
+    """The line with its item, but for the contents of images.
+
+    Args:
+        row: The line.
+        defaults: What it may leave out.
+        lines: `{key: FILE:LINE}` of the items before; it is added to them.
+    """
     where, raw = row.where, row.raw
     question = _text(raw, "question", where)
     answer = _text(raw, "answer", where)
-    images = [load_image(defaults.folder / name, where) for name in _image_names(raw, where)]
+    images = _images(raw, where)
     category = _text(raw, "category", where) if raw.get("category") is not None else None
     item_id = _text(raw, "id", where) if raw.get("id") is not None else None
-    group = _text({"group": raw.get("group") or defaults.group}, "group", where)
-    try:
-        return Sample(
+    group, ability = _name(raw, "group", defaults.group, where), _name(raw, "ability", defaults.ability, where)
+    distractors = _distractors(raw, answer, where)
+    if images:
+        with _at(where):
+            refuse_model_tokens(question)
+    with _at(where):
+        question, order = place_images(question, len(images), (answer, *distractors))
+        images = tuple(images[i] for i in order)
+        item = Sample(
             key=slug(item_id) if item_id is not None else _key_of_line(row.line),
             question=question,
             answer=answer,
-            distractors=_distractors(raw, answer, where),
-            ability=_text({"ability": raw.get("ability") or defaults.ability}, "ability", where),
+            distractors=distractors,
+            ability=ability,
             category=category,
-            images=tuple(data for data, _ in images),
-            image_names=tuple(f"{i}.{suffix}" for i, (_, suffix) in enumerate(images)),
+            images=(b"",) * len(images),
+            image_names=tuple(f"{i}.bin" for i in range(len(images))),
             source=defaults.source,
             meta={"id": raw.get("id", row.line), **{key: raw[key] for key in raw if key not in FIELDS}},
             group=group,
         )
-    except BenchmarkError as error:
-        raise BenchmarkError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
+        alike = look_alike_problem(item.candidates) or same_number_problem(_as_written(raw))
+        if alike is not None:
+            raise BenchmarkError(f"Expected options that a person can tell apart, but {alike}.")
+        to_fields(item)
+    if item.key in lines:
+        raise BenchmarkError(f"{where}: Expected an id of its own, but {lines[item.key]} has the same.")
+    lines[item.key] = where
+    return replace(row, item=item, images=images, group=group)
+
+
+def _name(raw: Mapping[str, Any], field: str, default: str, where: str) -> str:
+    """Name of a line's group or ability."""
+    name = _text({field: raw.get(field) or default}, field, where)
+    problem = name_problem(name, field)
+    if problem is not None:
+        given = "" if raw.get(field) else f" This line names no {field}, and --{field} gives another for such lines."
+        raise BenchmarkError(f"{where}: {problem}{given}")
+    return name
+
+
+def _as_written(raw: Mapping[str, Any]) -> list[object]:
+    """All options of a line, numbers still numbers."""
+    return [*raw["options"]] if "options" in raw else [raw["answer"], *raw["distractors"]]
 
 
 def _text(raw: Mapping[str, Any], field: str, where: str) -> str:
@@ -186,15 +290,15 @@ def _text(raw: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def _as_text(value: Any, what: str, where: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BenchmarkError(f"{where}: Expected {what} to be text or a number, but got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value in (math.inf, -math.inf):
+        raise BenchmarkError(f"{where}: Expected {what} to be text or a number, but got {quoted(value)}.")
     return str(value)
 
 
 def _texts(raw: Mapping[str, Any], field: str, where: str) -> list[str]:
     values = raw[field]
     if not isinstance(values, list):
-        raise BenchmarkError(f"{where}: Expected field {field!r} to be a list, but got {values!r}.")
+        raise BenchmarkError(f"{where}: Expected field {field!r} to be a list, but got {quoted(values)}.")
     return [_as_text(value, f"every entry of {field!r}", where) for value in values]
 
 
@@ -207,21 +311,37 @@ def _distractors(raw: Mapping[str, Any], answer: str, where: str) -> tuple[str, 
         return tuple(_texts(raw, "distractors", where))
     options = _texts(raw, "options", where)
     if answer not in options:
-        raise BenchmarkError(f"{where}: Expected the answer among the options {options}, but got {answer!r}.")
+        raise BenchmarkError(
+            f"{where}: Expected the answer among the options {quoted(options)}, but got {quoted(answer)}."
+        )
     if options.count(answer) > 1:
-        raise BenchmarkError(f"{where}: Expected options that differ, but the answer {answer!r} comes twice.")
+        raise BenchmarkError(f"{where}: Expected options that differ, but the answer {quoted(answer)} comes twice.")
     return tuple(option for option in options if option != answer)
 
 
-def _image_names(raw: Mapping[str, Any], where: str) -> list[str]:
+def _images(raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
     if "image" in raw and "images" in raw:
         raise BenchmarkError(f"{where}: Expected either field 'images' or 'image', but got {_both(raw, 'image')}.")
     values = raw.get("images", raw.get("image"))
-    names = values if isinstance(values, list) else [] if values is None else [values]
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise BenchmarkError(f"{where}: Expected images to be paths, but got {name!r}.")
-    return names
+    images = values if isinstance(values, list) else [] if values is None else [values]
+    for image in images:
+        problem = _image_problem(image)
+        if problem is not None:
+            raise BenchmarkError(
+                f"{where}: Expected images to be paths, but got {problem}; base64 and data URIs are taken too."
+            )
+    return tuple(images)
+
+
+def _image_problem(image: Any) -> str | None:
+    if not isinstance(image, str) or not image:
+        return quoted(image)
+    if is_inline(image):
+        return None
+    if "://" in image:
+        # Not quoted: addresses hold passwords and signatures.
+        return f"an address on the web ({quoted(image.partition('://')[0])}): fetch what lies there first"
+    return f"{quoted(image)}, {len(image):,} characters" if len(image) > MAX_PATH else None
 
 
 def _both(raw: Mapping[str, Any], field: str) -> str:

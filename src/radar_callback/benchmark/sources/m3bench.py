@@ -12,18 +12,21 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from radar_callback.benchmark.image_marks import has_other_marks
 from radar_callback.benchmark.images import ImageFileError, load_image
 from radar_callback.benchmark.manifest import first_error
+from radar_callback.benchmark.options import look_alike_problem
 from radar_callback.benchmark.sample import IMAGE_MARK, Sample, Skipped
 from radar_callback.benchmark.sources.base import SourceResult, check_unicode, parse_json, read_text, slug
 from radar_callback.errors import BenchmarkError, ConfigError, Reason
+from radar_callback.quoting import quoted, shortened
 
 MAX_IMAGES = 12
 """The authors leave out what shows more; repeats and images in options count."""
@@ -173,8 +176,8 @@ def read_m3bench(
     """Reads M3-Bench; those of the nine folders that are there.
 
     Left out, and listed as `Skipped` with the reason: items with more than 12 images, as in the authors' scripts, and items
-    that make no sense (answer among the distractors, a distractor twice, an empty candidate, the text `<image>` itself,
-    which the shards use as a mark).
+    that make no sense (answer among the distractors, a distractor twice, options that look the same to a person, an empty
+    candidate, the text `<image>` itself, which the shards use as a mark).
 
     Args:
         folder: Where the nine folders lie.
@@ -187,7 +190,8 @@ def read_m3bench(
         keep_going: Also leave out items that are damaged (a field or an image missing) instead of stopping at the first.
 
     Raises:
-        BenchmarkError: If there is none of the folders; while samples are read, if a file is not what it should be.
+        BenchmarkError: If there is none of the folders; while samples are read, if a file is not what it should be. All task
+                files are checked before the first image is opened.
         ConfigError: If there is no such option order.
     """
     if option_order not in list(OptionOrder):
@@ -209,6 +213,13 @@ def read_m3bench(
 
 
 def _read_all(root: Path, present: Sequence[str], order: OptionOrder, keep_going: bool) -> Iterator[Sample | Skipped]:
+    # All task files are read and checked before the first image is opened, which takes much longer.
+    drafts = list(_drafts(root, present, order, keep_going))
+    for draft in drafts:
+        yield _with_images(draft, keep_going) if isinstance(draft, _Draft) else draft
+
+
+def _drafts(root: Path, present: Sequence[str], order: OptionOrder, keep_going: bool) -> Iterator[_Draft | Skipped]:
     for known in present:
         # The scripts run one process a folder and seed it once.
         draw = random.Random(0).random if order is OptionOrder.AUTHORS else None
@@ -221,7 +232,7 @@ def _read_all(root: Path, present: Sequence[str], order: OptionOrder, keep_going
 
 def _read_file(
     file: Path, ability: str, draw: Callable[[], float] | None, keep_going: bool
-) -> Iterator[Sample | Skipped]:
+) -> Iterator[_Draft | Skipped]:
     rules = FOLDERS[ability]
     category = _category(file, rules.prefix) if rules.prefix else None
     entries = parse_json(read_text(file), str(file))
@@ -233,14 +244,45 @@ def _read_file(
     for q_id, raw in entries.items():
         context = _Context(q_id, file_key, category, draw)
         left_out = _LeftOut(f"{slug(file_key)}-{slug(q_id)}", ability, category, {"file": file.name, "q_id": q_id})
-        where = f"{file}: item {q_id!r}"
+        where = f"{file}: item {quoted(q_id)}"
         try:
             yield _read_item(raw, rules, context, left_out, file.parent / "images", where)
         except BenchmarkError as error:
             if not keep_going:
                 raise
-            reason = Reason.BAD_IMAGE if isinstance(error, ImageFileError) else Reason.INVALID
-            yield left_out.because(reason, str(error))
+            yield left_out.because(Reason.INVALID, str(error))
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """An item but for the contents of its images.
+
+    Attributes:
+        sample: The item.
+        images: Paths of its images.
+        left_out: Names it if they cannot be read.
+        where: Names it in errors.
+    """
+
+    sample: Sample
+    images: tuple[Path, ...]
+    left_out: _LeftOut
+    where: str
+
+
+def _with_images(draft: _Draft, keep_going: bool) -> Sample | Skipped:
+    try:
+        shown = [(path, str(path.with_name(shortened(path.name)))) for path in draft.images]
+        contents = [load_image(path, draft.where, name) for path, name in shown]
+    except ImageFileError as error:
+        if not keep_going:
+            raise
+        return draft.left_out.because(Reason.BAD_IMAGE, str(error))
+    return replace(
+        draft.sample,
+        images=tuple(data for data, _ in contents),
+        image_names=tuple(f"{i}.{suffix}" for i, (_, suffix) in enumerate(contents)),
+    )
 
 
 @dataclass(frozen=True)
@@ -258,7 +300,7 @@ class _LeftOut:
 
 def _read_item(
     raw: Any, rules: _Folder, context: _Context, item: _LeftOut, images: Path, where: str
-) -> Sample | Skipped:
+) -> _Draft | Skipped:
     check_unicode(raw, where)
     try:
         entry = _Entry.model_validate(raw)
@@ -273,20 +315,22 @@ def _read_item(
     problem = _nonsense(asked)
     if problem is not None:
         return item.because(Reason.INVALID, problem)
-    contents = [load_image(images / name, where) for name in asked.images]
-    return Sample(
+    sample = Sample(
         key=item.key,
         question=asked.question,
         answer=asked.answer,
         distractors=asked.distractors,
         ability=item.ability,
         category=item.category,
-        images=tuple(data for data, _ in contents),
-        image_names=tuple(f"{i}.{suffix}" for i, (_, suffix) in enumerate(contents)),
+        images=(b"",) * len(asked.images),
+        image_names=tuple(f"{i}.bin" for i in range(len(asked.images))),
         source="M3-Bench",
         meta=item.meta,
         group=rules.group,
+        # Only MMMU-Pro has tags, and these are marks by now: what is left is text, as it is to the scripts.
+        tags_are_text=has_other_marks([asked.question, asked.answer, *asked.distractors]),
     )
+    return _Draft(sample, tuple(images / name for name in asked.images), item, where)
 
 
 def _nonsense(asked: _Asked) -> str | None:
@@ -295,12 +339,13 @@ def _nonsense(asked: _Asked) -> str | None:
     if asked.question.count(IMAGE_MARK) != asked.marks:
         return f"its text holds {IMAGE_MARK} literally, which marks the place of an image in a shard"
     if answer in distractors:
-        return f"its answer {answer!r} is among its distractors"
+        return f"its answer {quoted(answer)} is among its distractors"
     if len(set(distractors)) < len(distractors):
-        return f"a distractor comes twice: {distractors}"
+        return f"a distractor comes twice: {quoted(distractors)}"
     if any(not option.strip() for option in asked.options):
         return "a candidate is empty"
-    return None
+    alike = look_alike_problem(asked.options)
+    return f"its {alike}" if alike is not None else None
 
 
 def _category(file: Path, prefix: int) -> str:

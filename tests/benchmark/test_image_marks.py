@@ -1,0 +1,213 @@
+"""Where images go, whoever wrote the mark: when a benchmark is built, and when shards of others are read."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+
+import pytest
+
+from radar_callback.benchmark.image_marks import place_images
+from radar_callback.benchmark.reader import Benchmark
+from radar_callback.benchmark.record import to_fields
+from radar_callback.benchmark.sources.jsonl import read_jsonl
+from radar_callback.benchmark.verify import verify
+from radar_callback.benchmark.writer import write_shards
+from radar_callback.errors import BenchmarkError, ItemError, Reason
+from radar_callback.scoring.prompt import prompt_builder
+from tests.scoring.test_prompt import Chat
+
+UNDERSTOOD = [
+    "<image>",
+    "<image 1>",
+    "<image_1>",
+    "<image1>",
+    "<image-1>",
+    "<image #1>",
+    "<Image 1>",
+    "<IMAGE_1>",
+    "<img_1>",
+    "<|image_1|>",
+    "<IMAGE>",
+    "<image/>",
+    "<image />",
+    "<|image|>",
+    "<ImageHere>",
+    "<image_here>",
+    "<image-placeholder>",
+    "<Img><ImageHere></Img>",
+    "<image>./</image>",
+    "<img>photos/1.png</img>",
+    "[IMAGE_1]",
+    "[IMG1]",
+    "[IMAGE]",
+    "{image}",
+    "{image_1}",
+    "{{image1}}",
+]
+TEXT = [
+    "<img>",
+    "< image 1>",
+    "<picture>",
+    "<images>",
+    "<image_url>",
+    '<img src="a.png">',
+    "[Image 1]",
+    "[image]",
+    r"\text{image}",
+    r"x_{image}",
+    "{images}",
+    "image 1",
+    "(Image 1)",
+]
+
+
+@pytest.mark.parametrize("mark", UNDERSTOOD)
+def test_a_mark_places_the_image(mark):
+    assert place_images(f"In {mark} it is", 1) == ("In <image> it is", (0,))
+
+
+@pytest.mark.parametrize("text", TEXT)
+def test_what_people_write_is_text(text):
+    question = f"In {text} it is"
+    assert place_images(question, 1, [text, "b"]) == (question, (0,))
+
+
+@pytest.mark.parametrize(
+    ("question", "images", "placed", "order"),
+    [
+        ("<image 2> or <image 1>?", 2, "<image> or <image>?", (1, 0)),
+        ("<image 1>, <image 2>, <image 1>", 2, "<image>, <image>, <image>", (0, 1, 0)),
+        ("<ImageHere><ImageHere>Q", 2, "<image><image>Q", (0, 1)),
+        ("<image><IMAGE>", 2, "<image><image>", (0, 1)),
+        ("no mark", 3, "no mark", (0, 1, 2)),
+    ],
+)
+def test_several_images(question, images, placed, order):
+    assert place_images(question, images) == (placed, order)
+
+
+@pytest.mark.parametrize(
+    ("question", "images", "expected"),
+    [
+        ("In <image 2>", 1, "'<image 2>' and image 2 is none of its images, which are numbered from 1 to 1"),
+        ("In <image_0>", 1, "image 0 is none of its images"),
+        ("In <image 1>", 2, "no mark places image 2 of 2"),
+        ("In <image 1>", 0, "image 1 is none of its images"),
+        ("<image> In <image 1>", 1, "some of its marks have a number and some have none"),
+        ("In <ImageHere>", 2, "its 1 marks have to place 2 images"),
+        ("In <ImageHere>", 0, "its 1 marks have to place 0 images"),
+    ],
+)
+def test_marks_that_do_not_place_every_image_are_said(question, images, expected):
+    with pytest.raises(BenchmarkError) as caught:
+        place_images(question, images)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_as_an_option_is_said():
+    with pytest.raises(BenchmarkError, match=r"options of text, but 'the <image 2>' holds '<image 2>'"):
+        place_images("Which is it?", 2, ["a", "the <image 2>"])
+    assert place_images("The tag is", 1, ["<image>", "<img>"])[0] == "The tag is"  # our own mark is text in an option
+
+
+def test_a_benchmark_is_built_with_images_in_their_places(tmp_path, image):
+    for i in (1, 2):
+        (tmp_path / f"{i}.png").write_bytes(image((i, 0, 0)))
+    line = {"question": "<image 2>, <image 1>, <image 2>", "answer": "a", "distractors": ["b"]}
+    (tmp_path / "questions.jsonl").write_text(json.dumps({**line, "images": ["1.png", "2.png"]}))
+    (one,) = read_jsonl(tmp_path).samples
+    assert one.question == "<image>, <image>, <image>"
+    assert one.images == (image((2, 0, 0)), image((1, 0, 0)), image((2, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"question": "In <image 2>"}, "image 2 is none of its images"),
+        ({"distractors": ["<image 1>"]}, "Expected options of text, but '<image 1>' holds '<image 1>'"),
+        (
+            {"question": "<|vision_start|><|image_pad|><|vision_end|>It is"},
+            "holds '<|vision_start|>', a token of some models",
+        ),
+        ({"question": "In [IMG] it is"}, "holds '[IMG]', a token of some models"),
+    ],
+)
+def test_or_the_line_is_named(change, expected, tmp_path, image):
+    (tmp_path / "1.png").write_bytes(image())
+    line = {"question": "Q", "answer": "a", "distractors": ["b"], "image": "1.png", **change}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(line))
+    with pytest.raises(BenchmarkError) as caught:
+        read_jsonl(tmp_path)
+    assert expected in str(caught.value)
+    assert "questions.jsonl:1: " in str(caught.value)
+
+
+def foreign(path, sample, **record) -> None:
+    """A shard as another tool, or an older release, has written it."""
+    fields = to_fields(sample)
+    fields["json"] = json.dumps(json.loads(fields["json"]) | record).encode()
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "a", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in fields.items():
+            info = tarfile.TarInfo(f"{sample.key}.{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def two(sample, image):
+    return sample("two", images=(image((1, 0, 0)), image((2, 0, 0), (4, 3))), image_names=("0.png", "1.png"))
+
+
+def test_shards_of_others_are_read_with_images_in_their_places(tmp_path, two, image):
+    foreign(tmp_path / "b" / "x.tar", two, question="Is <|image_2|> like <|image_1|> and <|image_2|>?")
+    benchmark = Benchmark(tmp_path / "b")
+    one = benchmark.read(0)
+    assert one.question == "Is <image> like <image> and <image>?"
+    assert one.images == (two.images[1], two.images[0], two.images[1])
+    assert benchmark.items[0].image_sizes == ((4, 3), (7, 5), (4, 3))
+    assert verify(tmp_path / "b") == []
+    prompts = [prompt_builder(style, Chat(), "[I]")(one).text for style in ("plain", "chat", "{question}")]
+    assert prompts == [
+        "Is [I] like [I] and [I]?",
+        "USER: Is [I] like [I] and [I]? ASSISTANT:",
+        "Is [I] like [I] and [I]?",
+    ]
+    # And are written again as they are, each image once.
+    written = to_fields(one)
+    assert json.loads(written["json"])["images"] == ["1.png", "0.png", "1.png"]
+    assert set(written) == {"json", "0.png", "1.png"}
+
+
+def test_an_item_without_a_clear_place_is_lost_alone(tmp_path, two, sample):
+    foreign(tmp_path / "b" / "x.tar", two, question="Is <image 3> it?")
+    foreign(tmp_path / "b" / "x.tar", sample("good"))
+    benchmark = Benchmark(tmp_path / "b")
+    with pytest.raises(ItemError, match="image 3 is none of its images") as caught:
+        benchmark.read(0)
+    assert caught.value.reason is Reason.UNREADABLE
+    assert benchmark.read(1) == sample("good")
+    assert [(damage.key, "image 3" in damage.what) for damage in verify(tmp_path / "b")] == [("two", True)]
+
+
+def test_what_is_written_has_our_mark(tmp_path, two, groups):
+    write_shards([replace(two, question="<image 2> <image 1>")], tmp_path / "b", name="b", groups=groups)
+    with tarfile.open(tmp_path / "b" / "shard-000.tar") as tar:
+        record = json.load(tar.extractfile("two.json"))
+    assert (record["question"], record["images"]) == ("<image> <image>", ["1.png", "0.png"])
+    with pytest.raises(BenchmarkError, match="Item 'two': Expected a question whose marks place each image"):
+        write_shards([replace(two, question="<image 1>")], tmp_path / "c", name="c", groups=groups)
+
+
+def test_tags_that_are_text_stay_text(tmp_path, two, groups, sample):
+    text = replace(two, question="What is in <image 1>?", distractors=("<image 2>",), tags_are_text=True)
+    write_shards([text, sample("one")], tmp_path / "b", name="b", groups=groups)
+    assert Benchmark(tmp_path / "b").read(0) == text
+    assert b"tags_are_text" not in to_fields(sample("one"))["json"]
+    assert set(json.loads(to_fields(sample("one"))["json"])) == {
+        *("question", "answer", "distractors", "ability", "category", "images", "source", "meta")
+    }
