@@ -309,7 +309,8 @@ class RadarCallback(Callback):
         if not re.fullmatch(r"\w+", str(prompt)):
             prompt = f"prompt{zlib.crc32(str(prompt).encode()):08x}"
         return {
-            "model": (model or "model").replace(".", "_"),
+            # Anything else that was handed over is refused in a line of its own, later.
+            "model": model.replace(".", "_") if isinstance(model, str) and model else "model",
             "prompt": str(prompt),
             "scorer": str(self._scorer),
             "items": f"{self._items_per_ability or 'all'}",
