@@ -139,7 +139,7 @@ def test_a_model_without_configuration_is_refused(processor, folder):
 
 
 def test_wrappers_are_called_not_opened(model, processor, folder):
-    class Wrapper(torch.nn.Module):
+    class DataParallel(torch.nn.Module):
         def __init__(self, module):
             super().__init__()
             self.module, self.calls = module, 0
@@ -148,7 +148,7 @@ def test_wrappers_are_called_not_opened(model, processor, folder):
             self.calls += 1
             return self.module(**inputs)
 
-    wrapper = Wrapper(model)
+    wrapper = DataParallel(model)
     result = RadarEvaluator(wrapper, processor, folder).evaluate()
     assert wrapper.calls > 0
     plain = RadarEvaluator(model, processor, folder).evaluate()
