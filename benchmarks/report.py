@@ -53,7 +53,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             [
                 [f, way, *(_ratio(found.get((f, *cell, way))) for cell in cells)]
                 for f in families
-                for way in ("reference", "shared", "cached", "packed")
+                for way in ("reference", "cached", "packed")
                 if any((f, *cell, way) in found for cell in cells)
             ],
         ),

@@ -23,7 +23,7 @@ KEYS = {
 def test_a_family_is_measured_in_every_way_it_honours(name):
     rows = measure(name, TINY, k=3, n=4, rounds=1, tokens=300)
     ways = {row["strategy"] for row in rows}
-    assert ways == {"authors", "reference", "cached", "shared"} | ({"packed"} if name == "llava" else set())
+    assert ways == {"authors", "reference", "cached"} | ({"packed"} if name == "llava" else set())
     assert [row["strategy"] for row in rows if row["auto"]] == ["packed" if name == "llava" else "cached"]
     for row in rows:
         assert row.keys() >= KEYS

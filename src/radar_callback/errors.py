@@ -17,6 +17,10 @@ class ConfigError(RadarError):
     """An argument has a value that cannot work: unknown prompt style, unknown ability, no processor found."""
 
 
+class LogitsError(ConfigError):
+    """What a model's forward returned cannot be read as logits of the rows it was given."""
+
+
 class EvaluationError(RadarError):
     """A whole evaluation could not be finished on some rank; all ranks raise it together."""
 

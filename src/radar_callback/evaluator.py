@@ -25,7 +25,7 @@ from radar_callback.resharding import sharding_kept
 from radar_callback.result import RadarResult
 from radar_callback.rounds import Counts, Nowhere, Rounds
 from radar_callback.scoring.blind import BlindEncoder
-from radar_callback.scoring.choose import WAYS, ScorerName
+from radar_callback.scoring.choose import ScorerName, known
 from radar_callback.scoring.encode import SampleEncoder
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.plan import deal
@@ -66,7 +66,8 @@ class RadarEvaluator:
         scorer: `"auto"`: the fastest way of scoring that agrees with the reference on a handful of the benchmark's items, found
             at the first evaluation and again when the model is wrapped or cast differently. `"packed"`: each image and prompt
             once an item, with all candidates behind it. `"cached"`: once an item, and candidates in a second forward.
-            `"shared"`: the image once an item, the prompt once a candidate. `"reference"`: both once a candidate.
+            `"reference"`: both once a candidate. One that is named is compared with the reference, too, and not used where it
+            does not agree.
         blind_share: Share of the items that are scored a second time with grey images, to tell what the model owes to looking;
             0 for none.
         items_per_ability: Score only so many items of each ability: always the same ones, and those of a smaller number are
@@ -111,8 +112,6 @@ class RadarEvaluator:
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         replica: Replica | None = None,
     ) -> None:
-        if scorer != "auto" and scorer not in WAYS:
-            raise ConfigError(f"Unknown scorer {scorer!r}: expected 'auto', {', '.join(map(repr, WAYS))}.")
         if not 0 <= blind_share <= 1:
             raise ConfigError(f"Expected blind_share to be from 0 to 1, but got {blind_share!r}.")
         config = model_config(model)
@@ -126,7 +125,7 @@ class RadarEvaluator:
         self._blind_share = blind_share
         self._blind = EncodedBenchmark(self.benchmark, BlindEncoder(encoder), int(cache_bytes * blind_share), workers)
         self._parts = Parts()
-        self._setup = Setup(self._source, encoder.processor, scorer, batch_tokens)
+        self._setup = Setup(self._source, encoder.processor, known(scorer), batch_tokens)
         self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
         self.replica = replica
@@ -204,7 +203,11 @@ class RadarEvaluator:
         pad = getattr(self.processor.tokenizer, "pad_token_id", None) or 0
         self._source.cast(parameter.dtype)
         self._blind.cast(parameter.dtype)
-        make = lambda way: way(self.model, pad, self._forward_context)  # noqa: E731
+        words = getattr(
+            self.processor.tokenizer, "vocab_size", None
+        )  # without what was added: a mark may have no logit
+        words = words if isinstance(words, int) else 0
+        make = lambda way: way(self.model, pad, self._forward_context, words)  # noqa: E731
         ready = self._setup.ready(self.model, make, ranks, share, share * self._blind_share, at_least)
         if few is not None:
             ready = replace(ready, batches=few.of(ready.batches, ranks.replica.count), control=[])

@@ -10,7 +10,7 @@ import torch
 
 from radar_callback import Benchmark, RadarEvaluator
 from radar_callback.errors import ConfigError
-from radar_callback.scoring import cached, packed, shared
+from radar_callback.scoring import cached, packed
 from radar_callback.scoring.check import check
 from radar_callback.scoring.choose import WAYS, various
 from radar_callback.scoring.encode import SampleEncoder
@@ -48,7 +48,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gets_the_packed_way_unless_it_cannot(name, dtype, caplog):
-    for way in ("packed", "cached", "shared"):
+    for way in ("packed", "cached"):
         found = verdict(name, way, dtype)
         assert found.agrees == ((name, way) not in REFUSED), f"{way}: {found.why}"
         assert not found.agrees or max(roundings(found), default=0) <= 1.5, "far from where mistakes begin"
@@ -183,7 +183,7 @@ def test_candidates_of_one_token_each_by_every_way_and_where_only_a_number_of_co
     with torch.no_grad():
         wanted = ReferenceScorer(model, 0)(pair)
         for places in (True, False):
-            for way in ("packed", "cached", "shared"):
+            for way in ("packed", "cached"):
                 scorer = WAYS[way](model, 0)
                 scorer._takes_places = places
                 torch.testing.assert_close(scorer(pair).mean_logits, wanted.mean_logits, atol=1e-5, rtol=0)
@@ -250,35 +250,6 @@ def test_a_model_that_does_not_honour_it_is_scored_the_slow_way_and_the_log_says
         result = RadarEvaluator(model, tiny.llava_processor(), folder).evaluate()
     assert "The packed way does not agree (largest" in caplog.text
     assert result.abilities == expected.abilities
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_mistake_in_the_shared_way_is_caught(dtype, monkeypatch):
-    right = shared._joined
-    # Fields of an output are joined one by one: turned round once, not again for each.
-    turned = lambda values: right(values if isinstance(values[0], dict) else values[::-1])  # noqa: E731
-    monkeypatch.setattr(shared, "_joined", turned)
-    assert not verdict("llava", "shared", dtype).agrees
-
-
-def test_a_model_that_keeps_nothing_and_positions_itself_still_sees_each_image_once(folder, caplog):
-    class Simple(type(tiny.llava())):
-        def forward(self, input_ids, attention_mask, pixel_values=None, logits_to_keep=0, mm_encoder_outputs=None):
-            return super().forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                pixel_values=pixel_values,
-                logits_to_keep=logits_to_keep,
-                mm_encoder_outputs=mm_encoder_outputs,
-            )
-
-    model = tiny.llava().eval()
-    expected = RadarEvaluator(model, tiny.llava_processor(), folder, scorer="reference").evaluate(per_sample=True)
-    model.__class__ = Simple
-    result = RadarEvaluator(model, tiny.llava_processor(), folder).evaluate(per_sample=True)
-    assert result.scorer == "shared" and "Scoring with the shared way" in caplog.text
-    for a, b in zip(result.items, expected.items, strict=True):
-        assert a.mean_logits == pytest.approx(b.mean_logits, abs=1e-5)
 
 
 def test_a_model_that_refuses_it_is_scored_the_slow_way(folder, caplog):
@@ -357,9 +328,7 @@ def test_eager_attention_gives_the_same(folder):
 
 
 def test_an_unknown_way_is_refused(folder):
-    with pytest.raises(
-        ConfigError, match="Unknown scorer 'magic': expected 'auto', 'packed', 'cached', 'shared', 'reference'"
-    ):
+    with pytest.raises(ConfigError, match="Unknown scorer 'magic': expected 'auto', 'packed', 'cached', 'reference'"):
         RadarEvaluator(tiny.llava(), tiny.llava_processor(), folder, scorer="magic")
 
 

@@ -139,7 +139,7 @@ def test_a_model_without_configuration_is_refused(processor, folder):
 
 
 def test_wrappers_are_called_not_opened(model, processor, folder):
-    class Wrapper(torch.nn.Module):
+    class DataParallel(torch.nn.Module):
         def __init__(self, module):
             super().__init__()
             self.module = module
@@ -149,7 +149,7 @@ def test_wrappers_are_called_not_opened(model, processor, folder):
             return self.module(**inputs)
 
     calls = []  # outside of the module, whose own attributes are put back
-    wrapper = Wrapper(model)
+    wrapper = DataParallel(model)
     result = RadarEvaluator(wrapper, processor, folder).evaluate()
     assert calls
     plain = RadarEvaluator(model, processor, folder).evaluate()

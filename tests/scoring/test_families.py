@@ -64,8 +64,8 @@ TAKES = {
     "blip2": Takes("", images=1, text_only=False),
 }
 
-REFUSED = {("qwen3_5", "packed"), ("blip2", "cached"), ("blip2", "shared"), ("mllama", "shared")}
-"""Ways that a family does not honour: layers with a state see all candidates; forwards that take no cache, or no features."""
+REFUSED = {("qwen3_5", "packed"), ("blip2", "cached")}
+"""Ways that a family does not honour: layers with a state see all candidates; a forward that takes no cache."""
 
 SIZES = [(40, 40), (64, 30), (25, 61), (90, 33), (33, 32)]
 ENDINGS = (

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from radar_callback import RadarCallback, RadarEvaluator
+from radar_callback.errors import ConfigError
 from radar_callback.scoring.scorer import needs_every_rank, unwrapped
 from tests.helpers import tiny
 from tests.helpers.families import FAMILIES
@@ -92,25 +93,96 @@ def test_adapters_count_and_hide_nothing(name, folder):
     assert_same(scores(merged, processor, folder)[1], got, 1e-4)
 
 
-def test_a_wrapper_of_ones_own_is_looked_into_and_called(folder):
-    class Wrapper(nn.Module):
-        """What data-parallel wrappers look like."""
+class DataParallel(nn.Module):
+    """Called what PyTorch's wrapper is called, as those of other libraries are."""
 
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
 
-        def forward(self, *args, **kwargs):
-            calls.append(1)  # not on itself: that would be put back
-            return self.module(*args, **kwargs)
+    def forward(self, *args, **kwargs):
+        CALLS.append(1)  # not on itself: that would be put back
+        return self.module(*args, **kwargs)
 
-    calls: list[int] = []
+
+CALLS: list[int] = []
+
+
+class Inherits(DataParallel):
+    """A wrapper by what it inherits."""
+
+
+@pytest.mark.parametrize("kind", [DataParallel, Inherits])
+def test_a_wrapper_is_looked_into_and_called(kind, folder):
+    CALLS.clear()
     model, processor = fresh("llava")
-    wrapper = Wrapper(model)
+    wrapper = kind(model)
     way, got = scores(wrapper, processor, folder)
-    assert way == "packed" and calls
+    assert way == "packed" and CALLS
     assert_same(got, scores(model, processor, folder)[1], 0)
     assert not needs_every_rank(wrapper)
+
+
+HELD = ["vlm", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+
+
+def adapter(inner, name, config=None):
+    """A module of somebody's own, that calls what it holds as wrappers do, and takes images under another name."""
+
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = config
+            setattr(self, name, inner)
+
+        def forward(self, input_ids, attention_mask, pixel_values=None):
+            return getattr(self, name)(input_ids, attention_mask, pictures=pixel_values)
+
+    return Adapter()
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_module_of_ones_own_is_what_is_asked_whatever_it_calls_what_it_holds(name, folder):
+    model, processor = fresh("llava")
+    _, wanted = scores(model, processor, folder, scorer="reference")
+
+    class Inner(nn.Module):
+        """Has neither a configuration nor the names of the engine's inputs; `position_ids` would not be what they say."""
+
+        def __init__(self):
+            super().__init__()
+            self.inside = model
+
+        def forward(self, ids, mask, pictures=None, position_ids=None):
+            assert position_ids is None
+            return self.inside(input_ids=ids, attention_mask=mask, pixel_values=pictures)
+
+    outer = adapter(Inner(), name, model.config)
+    assert unwrapped(outer) is outer
+    way, got = scores(outer, processor, folder)
+    assert way == "reference"
+    assert_same(got, wanted)
+
+
+def test_a_module_of_ones_own_that_has_a_base_model_is_not_taken_for_adapters():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = nn.Linear(2, 2)
+
+        def get_base_model(self):
+            return self.part
+
+    own = Own()
+    assert unwrapped(own) is own
+    assert unwrapped(DataParallel(own)) is own
+    assert unwrapped(torch.optim.swa_utils.AveragedModel(own)).part.weight.shape == (2, 2)
+
+
+def test_a_wrapper_nobody_knows_and_that_has_no_configuration_is_refused_by_name(folder):
+    model, processor = fresh("llava")
+    with pytest.raises(ConfigError, match="but got a Adapter: pass model=…, or give a module of your own around one"):
+        RadarEvaluator(adapter(model, "module"), processor, folder)
 
 
 def fitted(root, folder, precision):

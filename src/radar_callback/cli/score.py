@@ -32,7 +32,6 @@ class Way(StrEnum):
     AUTO = "auto"
     PACKED = "packed"
     CACHED = "cached"
-    SHARED = "shared"
     REFERENCE = "reference"
 
 

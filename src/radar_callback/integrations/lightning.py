@@ -87,7 +87,7 @@ class RadarCallback(Callback):
         processor: The model's processor, or the folder or hub name to load it from.
         prompt: `"plain"`, `"chat"`, a template with `{question}`, or a function; see
             :func:`radar_callback.scoring.prompt.prompt_builder`.
-        scorer: `"auto"`, `"packed"`, `"cached"`, `"shared"` or `"reference"`; see
+        scorer: `"auto"`, `"packed"`, `"cached"` or `"reference"`; see
             :class:`radar_callback.evaluator.RadarEvaluator`.
         items_per_ability: Score only so many items of each ability, always the same ones.
         blind_share: Share of the items that are scored a second time with grey images, so that a model which does not look

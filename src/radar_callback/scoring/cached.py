@@ -40,16 +40,17 @@ class CachedScorer(Scorer):
         inner = unwrapped(self.model)
         name = next((name for name in CACHE if name in self._parameters), None)
         if name is None or not self._accepts("position_ids"):
-            raise NotSupportedError(f"{type(inner).__name__}.forward takes no cache or no position_ids")
+            raise NotSupportedError(f"{type(inner).__name__}.forward takes no cache or no position_ids by name")
+        tails = [tail for sample in samples for tail in sample.tails]
+        largest = max(int(tail.content.max()) for tail in tails)
         nothing = torch.empty(0, dtype=torch.long)
         prompts = token_inputs([(sample, nothing) for sample in samples], self.pad_token_id)
         inputs = {**prompts, **vision_inputs(samples)}
         inputs["position_ids"], following = positions(inner, inputs, Tree.of_prefixes(prompts["attention_mask"]))
         last = torch.zeros(prompts["input_ids"].shape, dtype=torch.bool)
         last[:, -1] = True
-        first, output = self._forward(inputs, last, use_cache=True)
+        first, output = self._forward(inputs, last, largest=largest, use_cache=True)
 
-        tails = [tail for sample in samples for tail in sample.tails]
         owner = torch.arange(len(samples)).repeat_interleave(torch.tensor([len(s.tails) for s in samples]))
         fed = [tail.ids[:-1] for tail in tails]
         length = max(1, *map(len, fed))
@@ -66,7 +67,7 @@ class CachedScorer(Scorer):
         ]
         keep, further = kept(at, len(tails), length)
         further = further.split([len(part) for part in at])
-        rest, _ = self._forward(behind, keep, **{name: _repeated(output, owner.to(self._device))})
+        rest, _ = self._forward(behind, keep, largest=largest, **{name: _repeated(output, owner.to(self._device))})
         index = torch.cat(
             [
                 torch.cat([owner[row : row + 1], len(samples) + part] if skip == 0 else [len(samples) + part])

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from radar_callback.errors import LogitsError
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.scorer import NotSupportedError, Scorer, needs_every_rank
 
@@ -34,6 +35,11 @@ Groups = Sequence[Sequence[EncodedSample]]
 UNSTEADY = 0.02
 """Rounding, root mean square in nats, that a float32 model cannot have: there, padding or neighbours change what it says."""
 
+MODEL_ERRORS = (
+    NotSupportedError, LogitsError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError,
+)  # fmt: skip
+"""What a model raises that does not take what it is given, or returns something else than it was asked for."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -43,23 +49,69 @@ class Verdict:
         agrees: Whether the way may be trusted with this model.
         why: One line for the log.
         final: Whether another try could not end otherwise.
-        unsteady: How much the reference itself is moved by padding, where that is more than rounding; else 0.
     """
 
     agrees: bool
     why: str
     final: bool = True
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the reference says of a handful of items, and how steadily.
+
+    Attributes:
+        groups: The items, in batches.
+        seen: What the reference made of each batch; empty if it could not be asked.
+        noise: Root mean square by which its log-softmax rows move when their items stand elsewhere, in nats.
+        unsteady: The same, where that is more than rounding can be; else 0.
+        problem: Why nothing can be compared with it, if so.
+        final: Whether another try could not end otherwise.
+        refusal: If what the model's forward returns are no logits, which no other way could read either: the error.
+    """
+
+    groups: Groups
+    seen: tuple[_Seen, ...] = ()
+    noise: float = 0.0
     unsteady: float = 0.0
+    problem: str = ""
+    final: bool = True
+    refusal: LogitsError | None = None
 
 
-def check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float = math.inf) -> Verdict:
+def measure(reference: Scorer, groups: Groups, most_tokens: float = math.inf) -> Baseline:
+    """Measures the reference, which every way of scoring is compared with.
+
+    Args:
+        reference: Scores candidates one a row.
+        groups: Items in batches.
+        most_tokens: Bound on the tokens of a forward, unless one item alone has more.
+
+    Returns:
+        Never an error of the model's own: scoring will meet it again and say it.
+
+    Raises:
+        OutOfMemoryError: If memory runs out in a forward that other ranks take part in.
+    """
+    try:
+        return _measure(reference, groups, most_tokens)
+    except LogitsError as error:
+        return Baseline(groups, problem=str(error), refusal=error)
+    except torch.OutOfMemoryError as error:
+        if needs_every_rank(reference.model):
+            raise
+        problem = f"memory ran out in the comparison: {_first_line(error)}"
+        return Baseline(groups, problem=problem, final=False)
+    except MODEL_ERRORS as error:
+        return Baseline(groups, problem=f"the reference fails: {type(error).__name__}: {_first_line(error)}")
+
+
+def compare(way: Scorer, baseline: Baseline) -> Verdict:
     """Compares a way of scoring with the reference on real items.
 
     Args:
         way: What is to be trusted.
-        reference: What it must agree with.
-        groups: Items in batches that both can take.
-        most_tokens: Bound on the tokens of a forward of the reference, which needs a row for each candidate.
+        baseline: What it must agree with.
 
     Returns:
         Never an error of the model's: one that takes no such mask or positions says so in an exception of its own choosing.
@@ -67,29 +119,43 @@ def check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float = m
     Raises:
         OutOfMemoryError: If memory runs out in a forward that other ranks take part in.
     """
+    if baseline.problem:
+        return Verdict(False, baseline.problem, baseline.final)
     try:
-        return _check(way, reference, groups, most_tokens)
+        return _compare(way, baseline)
     except torch.OutOfMemoryError as error:
         if needs_every_rank(way.model):
             raise
         return Verdict(False, f"memory ran out in the comparison: {_first_line(error)}", final=False)
-    except (NotSupportedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+    except MODEL_ERRORS as error:
         return Verdict(False, f"{type(error).__name__}: {_first_line(error)}")
+
+
+def check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float = math.inf) -> Verdict:
+    """Measures the reference and compares a way with it; see :func:`measure` and :func:`compare`."""
+    return compare(way, measure(reference, groups, most_tokens))
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def _check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float) -> Verdict:
-    items = sum(map(len, groups))
-    wanted = [_joined([_seen(reference, part) for part in _parts(group, most_tokens)]) for group in groups]
+def _measure(reference: Scorer, groups: Groups, most_tokens: float) -> Baseline:
+    wanted = tuple(_joined([_seen(reference, part) for part in _parts(group, most_tokens)]) for group in groups)
     if not all(bool(seen.means.isfinite().all()) for seen in wanted):
-        return Verdict(False, "the model's logits are not finite", final=False)
+        return Baseline(groups, problem="the model's logits are not finite", final=False)
     noise = _rms(
         [_moved(reference, group) for group in groups],
         [_firsts(group, seen) for group, seen in zip(groups, wanted, strict=True)],
     )
+    exact = all(seen.precision == torch.float32 for seen in wanted)
+    whole = exact and all(p.dtype == torch.float32 for p in reference.model.parameters() if p.is_floating_point())
+    return Baseline(groups, wanted, noise, unsteady=noise if whole and noise > UNSTEADY else 0.0)
+
+
+def _compare(way: Scorer, baseline: Baseline) -> Verdict:
+    groups, wanted, noise = baseline.groups, baseline.seen, baseline.noise
+    items = sum(map(len, groups))
     scale = max(1.0, *(float(seen.means.abs().max()) for seen in wanted))
     got = [_seen(way, group) for group in groups]
     if not all(a.same_tokens(b) for a, b in zip(got, wanted, strict=True)):
@@ -113,12 +179,7 @@ def _check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float) -
     why = (
         f"{far} (allowed {ROUNDING}); other candidates' words move a score by {foreign:.1e} (allowed 0), {items} items"
     )
-    whole = exact and all(p.dtype == torch.float32 for p in way.model.parameters() if p.is_floating_point())
-    return Verdict(
-        foreign == 0 and all(ratio <= ROUNDING for ratio in ratios.values()),
-        why,
-        unsteady=noise if whole and noise > UNSTEADY else 0.0,
-    )
+    return Verdict(foreign == 0 and all(ratio <= ROUNDING for ratio in ratios.values()), why)
 
 
 @dataclass(frozen=True)

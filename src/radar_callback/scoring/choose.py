@@ -5,23 +5,46 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 from radar_callback.benchmark.manifest import Item
+from radar_callback.errors import ConfigError, LogitsError
 from radar_callback.scoring.cached import CachedScorer
-from radar_callback.scoring.check import Groups, check
+from radar_callback.scoring.check import Groups, compare, measure
 from radar_callback.scoring.packed import PackedScorer
 from radar_callback.scoring.reference import ReferenceScorer
 from radar_callback.scoring.scorer import Scorer
-from radar_callback.scoring.shared import SharedVisionScorer
 
 log = logging.getLogger(__name__)
 
-ScorerName = Literal["auto", "packed", "cached", "shared", "reference"]
-FAST: tuple[type[Scorer], ...] = (PackedScorer, CachedScorer, SharedVisionScorer)
+ScorerName = Literal["auto", "packed", "cached", "reference"]
+FAST: tuple[type[Scorer], ...] = (PackedScorer, CachedScorer)
 """The fastest first."""
 _ALL: tuple[type[Scorer], ...] = (*FAST, ReferenceScorer)
 WAYS = {way.name: way for way in _ALL}
+
+
+def known(name: str) -> ScorerName:
+    """Takes the name of a way of scoring.
+
+    Args:
+        name: As the user gave it.
+
+    Returns:
+        The same; `"auto"` for a way that is no more, with a warning.
+
+    Raises:
+        ConfigError: If there is no such way.
+    """
+    if name == "shared":
+        log.warning(
+            "There is no scorer 'shared' any more: 'auto' is used, the fastest way that agrees with the reference. "
+            "Leave scorer= out to have the same without this line."
+        )
+        return "auto"
+    if name != "auto" and name not in WAYS:
+        raise ConfigError(f"Unknown scorer {name!r}: expected 'auto', {', '.join(map(repr, WAYS))}.")
+    return cast(ScorerName, name)
 
 
 def choose(
@@ -29,6 +52,7 @@ def choose(
     groups: Groups,
     all_agree: Callable[[bool], bool],
     most_tokens: float = math.inf,
+    asked: ScorerName = "auto",
 ) -> tuple[type[Scorer], bool]:
     """Picks the fastest way of scoring that agrees with the reference.
 
@@ -37,35 +61,38 @@ def choose(
         groups: Items to compare on, in batches.
         all_agree: Whether a statement holds on every rank; the choice must be the same everywhere.
         most_tokens: Bound on the tokens of a forward of the reference.
+        asked: A way by name: it alone is compared, and the reference taken where it does not agree.
 
     Returns:
         The way, and whether that is final: not if the model was in no state to be compared (its logits are not finite).
+
+    Raises:
+        LogitsError: If what the model's forward returns are no logits, on any rank.
     """
-    reference, final = make(ReferenceScorer), True
-    refused: list[str] = []
-    warned = False
-    for way in FAST:
-        verdict = check(make(way), reference, groups, most_tokens)
-        if verdict.unsteady and not warned:
-            warned = True
-            log.warning(
-                "Padding and neighbours move this model's log-probabilities by %.2g nats though it is in float32, more than "
-                "rounding can: scores depend on which items share a batch. Does it take its positions from columns, or "
-                "ignore attention_mask?",
-                verdict.unsteady,
-            )
+    baseline = measure(make(ReferenceScorer), groups, most_tokens)
+    if not all_agree(baseline.refusal is None):
+        raise baseline.refusal or LogitsError(
+            "What the model's forward returns on another rank are no logits: see there."
+        )
+    if not all_agree(not baseline.unsteady):
+        log.warning(
+            "Padding and neighbours move this model's log-probabilities by %.2g nats though it is in float32, more than "
+            "rounding can: scores depend on which items share a batch. Does it take its positions from columns, or "
+            "ignore attention_mask?",
+            baseline.unsteady,
+        )
+    if asked == ReferenceScorer.name:
+        return ReferenceScorer, all_agree(baseline.final)
+    refused, final = "", True
+    for way in FAST if asked == "auto" else (WAYS[asked],):
+        verdict = compare(make(way), baseline)
         if all_agree(verdict.agrees):
             report = log.warning if refused else log.info
-            report(
-                "Scoring with the %s way, which agrees with the reference: %s.%s",
-                way.name,
-                verdict.why,
-                "".join(refused),
-            )
+            report("Scoring with the %s way, which agrees with the reference: %s.%s", way.name, verdict.why, refused)
             return way, True
-        refused.append(f" The {way.name} way does not agree ({verdict.why}).")
-        final = final and all_agree(verdict.final)
-    log.warning("Scoring with the reference way, which is slower.%s", "".join(refused))
+        refused += f" The {way.name} way does not agree ({verdict.why})."
+        final = all_agree(verdict.final) and final
+    log.warning("Scoring with the reference way, which is slower.%s", refused)
     return ReferenceScorer, final
 
 

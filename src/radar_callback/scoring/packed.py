@@ -45,14 +45,14 @@ class PackedScorer(Scorer):
         """See :meth:`Scorer.predict`."""
         inner = unwrapped(self.model)
         if not self._accepts("position_ids"):
-            raise NotSupportedError(f"{type(inner).__name__}.forward takes no position_ids")
+            raise NotSupportedError(f"{type(inner).__name__}.forward takes no position_ids by name")
         inputs, tree, keep, reading = pack(samples, self.pad_token_id)
         inputs["position_ids"], _ = positions(inner, inputs, tree)
         asked: list[bool] = []
         token = _tree.set((tree.to(self._device), asked))
         try:
             with _own_attention(inner.config.get_text_config()):
-                logits, _ = self._forward(inputs, keep)
+                logits, _ = self._forward(inputs, keep, largest=int(reading.token.max()))
         finally:
             _tree.reset(token)
         if not asked:

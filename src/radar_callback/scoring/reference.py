@@ -22,7 +22,7 @@ class ReferenceScorer(Scorer):
     def predict(self, samples: Sequence[EncodedSample]) -> tuple[Tensor, Reading]:
         """See :meth:`Scorer.predict`."""
         inputs, keep, reading = collate(samples, self.pad_token_id)
-        logits, _ = self._forward(inputs, keep)
+        logits, _ = self._forward(inputs, keep, largest=int(reading.token.max()))
         return logits, reading.to(self._device)
 
 

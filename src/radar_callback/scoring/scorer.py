@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from radar_callback.errors import RadarError
+from radar_callback.errors import LogitsError, RadarError
 from radar_callback.scoring.encode import EncodedSample
+from radar_callback.scoring.outputs import OutputWidths, read_logits
 from radar_callback.scoring.reading import CandidateScores, Reading, to_model
 
 
@@ -29,6 +30,7 @@ class Scorer(ABC):
         pad_token_id: Filler for shorter rows; masked, so any id that is no image token will do.
         forward_context: Makes the context each forward runs in (autocast of a precision plugin). Means are taken outside it,
             in float32 or better.
+        words: Words of the tokenizer, which logits are at least as wide as; 0 where that is not known.
     """
 
     name: ClassVar[str]
@@ -40,6 +42,7 @@ class Scorer(ABC):
         model: nn.Module,
         pad_token_id: int,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        words: int = 0,
     ) -> None:
         self.model = model
         self.pad_token_id = pad_token_id
@@ -47,8 +50,11 @@ class Scorer(ABC):
         parameter = a_parameter(model)
         self._device, self._dtype = parameter.device, parameter.dtype
         inner = unwrapped(model)
+        self._who = type(inner).__name__
+        self._widths = OutputWidths.of(inner, words)
         self._parameters = inspect.signature(inner.forward).parameters
-        self._takes_places = _takes_places(inner)
+        self._handed_on = _handed_on(inner)
+        self._takes_places = _takes_places(inner, self._accepts("logits_to_keep"))
         self.fed = self.padded = 0
         """Tokens given to the model so far, and how many of them were padding."""
         self.calls = 0
@@ -72,60 +78,106 @@ class Scorer(ABC):
         """Logits `[N, vocabulary]` at the places where a scored token is predicted, and which is read for which token."""
 
     def _accepts(self, name: str) -> bool:
-        variable = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
-        return name in self._parameters or variable
+        """Whether the forward names a parameter: what only `**kwargs` takes may be ignored there without a word."""
+        return name in self._parameters or name in self._handed_on
 
     def _forward(
-        self, inputs: dict[str, Tensor], keep: Tensor, *, use_cache: bool = False, **options: Any
+        self, inputs: dict[str, Tensor], keep: Tensor, *, largest: int, use_cache: bool = False, **options: Any
     ) -> tuple[Tensor, Any]:
         """One forward.
 
         Args:
             inputs: By name.
-            keep: `[rows, length]` boolean: where logits are needed.
+            keep: `[rows, length]` boolean, in main memory: where logits are needed.
+            largest: Largest token id that is read.
             use_cache: Whether keys and values are wanted.
             options: What else the model is given.
 
         Returns:
             Logits `[N, vocabulary]` where `keep` is true, row by row, and all that the model returned.
+
+        Raises:
+            LogitsError: If what came back are no logits of these rows.
         """
         if self._accepts("use_cache"):
             options["use_cache"] = use_cache
         ids = inputs["input_ids"]
         self.fed += ids.numel()
         self.padded += ids.numel() - int(inputs["attention_mask"][:, -ids.shape[1] :].sum())
-        keep = keep.to(self._device)
+        # Counted here, in main memory: asked of the accelerator, they would make it wait.
+        wanted = keep.any(0).nonzero()
+        places = last = None
         if self._takes_places:
-            options["logits_to_keep"] = keep
+            places = int(keep.sum())
         elif "logits_to_keep" in self._parameters:
-            wanted = keep.any(0).nonzero()
             # Where nothing is wanted (all candidates are one token long) one column is as few as can be asked for.
-            options["logits_to_keep"] = keep.shape[1] - int(wanted[0]) if len(wanted) else 1
+            last = keep.shape[1] - int(wanted[0]) if len(wanted) else 1
+        keep = keep.to(self._device)
+        if places is not None or last is not None:
+            options["logits_to_keep"] = keep if last is None else last
         # Rows have other lengths than those of training: a compiled model would be compiled again for each.
         self.calls += 1
         with self._forward_context(), torch.compiler.set_stance("force_eager"):
             output = self.model(**to_model(inputs, self._device, self._dtype), **options)
-        logits: Tensor = output.logits
+        logits = read_logits(output, self._who, keep.shape[0], keep.shape[1], places, last)
+        if (complaint := self._widths.complaint(logits.shape[-1], largest)) is not None:
+            raise LogitsError(
+                f"Expected logits over a vocabulary of {self._who}.forward, but got {complaint}: "
+                "does it return hidden states, or is the tokenizer another model's?"
+            )
         if logits.ndim == 3:  # all columns, or the last ones
-            columns = keep[:, keep.shape[1] - logits.shape[1] :]
-            logits = logits[columns]
+            logits = logits[keep[:, keep.shape[1] - logits.shape[1] :]]
         return logits, output
 
 
+_WRAPPED: Mapping[str, tuple[str, ...]] = {
+    "DataParallel": ("module",),
+    "DistributedDataParallel": ("module",),
+    "FullyShardedDataParallel": ("_fsdp_wrapped_module", "module"),
+    "DeepSpeedEngine": ("module",),
+    "AveragedModel": ("module",),
+    "CheckpointWrapper": ("_checkpoint_wrapped_module",),
+    "OptimizedModule": ("_orig_mod",),
+    "Rooted": ("module",),
+}
+"""Classes of wrappers, and under which name each keeps what it wraps."""
+
+_ADAPTED = {"PeftModel", "PeftMixedModel"}
+"""Classes of PEFT's, which put adapters into what they wrap and are asked for it."""
+
+
 def unwrapped(model: nn.Module) -> Any:
-    """The Hugging Face model inside wrappers such as DDP, torch.compile and PEFT: to look at, never to be called."""
+    """The model inside known wrappers such as DDP, torch.compile and PEFT: to look at, never to be called.
+
+    A module of somebody's own is no wrapper, whatever it calls what it holds: its forward may take other arguments and say other
+    things than what is inside.
+
+    Args:
+        model: Any module.
+
+    Example:
+        >>> class Adapter(nn.Module):
+        ...     def __init__(self, module):
+        ...         super().__init__()
+        ...         self.module = module
+        >>> inner = nn.Linear(2, 2)
+        >>> type(unwrapped(Adapter(inner))).__name__, unwrapped(nn.DataParallel(inner)) is inner
+        ('Adapter', True)
+    """
     inner: Any = model
-    while True:
-        children = vars(inner).get("_modules", {})
-        if hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        elif "_orig_mod" in children:
-            inner = children["_orig_mod"]
-        # DDP's, DeepSpeed's and FSDP's. The latter two have a `config` too: one of its own, and that of what it wraps.
-        elif (wrapped := children.get("module", children.get("_fsdp_wrapped_module"))) is not None:
-            inner = wrapped
-        else:
-            return inner
+    while (wrapped := _inside(inner)) is not None:
+        inner = wrapped
+    return inner
+
+
+def _inside(module: Any) -> Any:
+    """What a wrapper wraps; None for what is none."""
+    kinds = [kind.__name__ for kind in type(module).__mro__]
+    if _ADAPTED & {*kinds} and hasattr(module, "get_base_model"):
+        return module.get_base_model()
+    children = vars(module).get("_modules", {})
+    names = [name for kind in kinds for name in _WRAPPED.get(kind, ())]
+    return next((children[name] for name in names if children.get(name) is not None), None)
 
 
 def a_parameter(model: nn.Module) -> Tensor:
@@ -155,14 +207,28 @@ def appearance(model: nn.Module) -> tuple[Any, ...]:
     return type(model).__qualname__, frozenset(parts), frozenset(parameters)
 
 
-def _takes_places(inner: Any) -> bool:
+def _handed_on(inner: Any) -> frozenset[str]:
+    """What a forward takes without naming it: transformers' own hand on to their text model what they do not know.
+
+    No other forward's `**kwargs` are counted on, those of classes that inherit from transformers' included.
+    """
+    parameters = inspect.signature(inner.forward).parameters.values()
+    if not _by_transformers(inner) or not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return frozenset()
+    find = getattr(inner, "get_decoder", None)
+    text = find() if find else None
+    if not isinstance(text, nn.Module) or text is inner:
+        return frozenset()
+    named = inspect.signature(text.forward).parameters.values()
+    return frozenset(p.name for p in named if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY})
+
+
+def _by_transformers(inner: Any) -> bool:
+    return str(type(inner).forward.__module__).startswith("transformers.")
+
+
+def _takes_places(inner: Any, accepts: bool) -> bool:
     """Whether `logits_to_keep` may be a boolean `[rows, length]`: so since transformers has one function for all models."""
     from transformers import modeling_utils
 
-    if not type(inner).forward.__module__.startswith("transformers.") or not hasattr(
-        modeling_utils, "slice_logits_to_keep"
-    ):
-        return False
-    # BLIP-2 hands on what it does not know itself.
-    forwards = [inner.forward, getattr(getattr(inner, "language_model", None), "forward", inner.forward)]
-    return any("logits_to_keep" in inspect.signature(forward).parameters for forward in forwards)
+    return accepts and _by_transformers(inner) and hasattr(modeling_utils, "slice_logits_to_keep")

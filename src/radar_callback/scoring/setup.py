@@ -15,7 +15,7 @@ from torch import nn
 from radar_callback.benchmark.manifest import Item
 from radar_callback.errors import BenchmarkError
 from radar_callback.ranks import Ranks
-from radar_callback.scoring.choose import WAYS, ScorerName, choose, various
+from radar_callback.scoring.choose import ScorerName, choose, various
 from radar_callback.scoring.cost import (
     CPU_TOKENS,
     bytes_a_token,
@@ -114,9 +114,7 @@ class Setup:
             # How much memory a token takes is not known yet, so what is compared at once is little.
             few = self._batch_tokens or FEW_TOKENS
             groups = _groups([one for _, one in seen], few) or [[spares[True]]]
-            way, final = WAYS.get(self._asked), True
-            if way is None:
-                way, final = choose(make, groups, ranks.all_agree, few)
+            way, final = choose(make, groups, ranks.all_agree, few, self._asked)
             if self._batch_tokens is None and ranks.device.type == "cuda":
                 self._bytes = max(_bytes_a_token(make(way), group, ranks.device) for group in groups)
             self._batches, self._lengths = {}, []
