@@ -229,7 +229,7 @@ class RadarEvaluator:
             else:
                 batch, sight = turn.batch
                 into: Counts = (tally if sight else control) if ranks.replica.speaks else Nowhere()
-                rounds.take(batch, streams[sight], into, bool(turn.kind), "items" if sight else "blind")
+                rounds.take(batch, streams[sight], into, bool(turn.kind))
             if progress is not None:
                 progress(done, len(turns))
         if rounds.finish():

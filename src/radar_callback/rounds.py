@@ -79,7 +79,6 @@ class Rounds:
         stream: Iterator[list[Encoded]],
         into: Counts,
         with_images: bool,
-        kind: str = "items",
     ) -> None:
         """One round.
 
@@ -88,7 +87,6 @@ class Rounds:
             stream: Gives the encoded items of one batch after another.
             into: Takes the items' scores, or why there are none.
             with_images: Whether all ranks' items have images in this round.
-            kind: Tells apart streams that show the same items with other images.
         """
         asked = time.perf_counter()
         found = self._next(stream)
@@ -101,7 +99,7 @@ class Rounds:
                 usable.append((index, one))
         calls = self._score.calls
         try:
-            self._score_in_parts(usable, into, kind)
+            self._score_in_parts(usable, into)
         except RanksApartError:
             raise
         except Exception as error:
@@ -152,14 +150,14 @@ class Rounds:
             self._error = error
             return []
 
-    def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]], into: Counts, kind: str) -> None:
+    def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]], into: Counts) -> None:
         """Scores a batch, in as many parts as memory has turned out to need, which is one unless it ran out."""
         waiting = [part for part in _split(usable, self._parts) if part]
         while waiting:
             part = waiting.pop(0)
             indices, encoded = zip(*part, strict=True)
             try:
-                with self._features.batch(kind, self._score.name, indices):
+                with self._features.batch():
                     scores = self._forward(encoded)
             except torch.OutOfMemoryError as error:
                 if self._together:

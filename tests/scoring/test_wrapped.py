@@ -181,7 +181,7 @@ def test_a_module_of_ones_own_that_has_a_base_model_is_not_taken_for_adapters():
 
 def test_a_wrapper_nobody_knows_and_that_has_no_configuration_is_refused_by_name(folder):
     model, processor = fresh("llava")
-    with pytest.raises(ConfigError, match="but got a Adapter: pass model=…, or give a module of your own around one"):
+    with pytest.raises(ConfigError, match="but got a Adapter: pass model=…; for a model of your own pass an adapter"):
         RadarEvaluator(adapter(model, "module"), processor, folder)
 
 

@@ -1,21 +1,37 @@
 """What a frozen vision tower said about a batch, remembered from one evaluation to the next.
 
-Where only the projector (or the language model) is trained, the tower gives the same bits at every step, so it need not be asked
-again. Batches hold the same items in every evaluation, which is what makes remembering exact.
+Where only the projector (or the language model) is trained, the tower gives the same bits for the same pixels at every step, so
+it need not be asked again. An answer is found again by the bits of everything the tower is given, and only while all that the
+tower itself depends on is what it was; and each evaluation one answer is asked for again, all the same.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from radar_callback.scoring.fingerprint import UnknownError, bits, digest, fingerprint
 from radar_callback.scoring.scorer import needs_every_rank, unwrapped
 from radar_callback.scoring.shelf import Shelf
+
+log = logging.getLogger(__name__)
+
+FRUITLESS = 3
+"""After so many evaluations in a row in which nothing was found again, nothing is kept any more: what comes before the tower,
+or the tower itself, is another one every time."""
+
+
+class _Parked(NamedTuple):
+    """A copy of a tensor in main memory, and where it came from."""
+
+    copy: Tensor
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -26,10 +42,24 @@ class _Kept:
     fields: Mapping[str, Any]
 
 
-class FeatureMemory:
-    """Answers for the vision tower of a model, while its weights stay what they were.
+@dataclass(frozen=True)
+class _Fresh:
+    """An output that is still being used.
 
-    Nothing is remembered unless all of the tower is frozen, and nothing in a model whose forwards need every rank.
+    Attributes:
+        output: Its class and fields.
+        versions: Of its tensors, in order: how often each had been written to.
+    """
+
+    output: _Kept
+    versions: list[int]
+
+
+class FeatureMemory:
+    """Answers for the vision tower of a model, where it is certain to say the same again.
+
+    Nothing is remembered unless all that the tower depends on is frozen and known (see
+    :mod:`radar_callback.scoring.fingerprint`), and nothing in a model whose forwards need every rank.
 
     Args:
         room: Bytes of main memory that may be taken; 0 for none.
@@ -37,11 +67,13 @@ class FeatureMemory:
 
     def __init__(self, room: int) -> None:
         self._room = room
-        self._weights: Hashable = None
+        self._state: Hashable = None
         self._shelf: Shelf[_Kept] = Shelf(room)
-        self._key: Hashable = None
-        self._calls = 0
-        self._fresh: dict[Hashable, _Kept] = {}
+        self._fresh: dict[Hashable, _Fresh] = {}
+        self._within = False
+        self._asked = self._found = 0
+        self._fruitless = 0
+        self._told: str | None = None
 
     @contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
@@ -50,23 +82,19 @@ class FeatureMemory:
         Args:
             model: A model, wrapped or not.
         """
-        tower = None if not self._room or needs_every_rank(model) else _frozen_tower(unwrapped(model))
-        if tower is None:
+        inner = unwrapped(model)
+        tower = None if not self._room or needs_every_rank(model) else _frozen_tower(inner)
+        state = None if tower is None else self._known(tower, inner)
+        if tower is None or state is None:
             self._shelf.clear()
-            self._weights = None
+            self._state = None
             yield
             return
-        try:
-            weights = _state(tower)
-        except Exception:  # weights of a class that shows no bits, as quantised ones
+        if state != self._state:
             self._shelf.clear()
-            self._weights = None
-            yield
-            return
-        if weights != self._weights:
-            self._shelf.clear()
-            self._weights = weights
+            self._state = state
         self._shelf.begin()
+        self._asked = self._found = 0
         own = vars(tower).get("forward")
         forward = tower.forward
         tower.forward = lambda *args, **kwargs: self._answer(forward, args, kwargs)
@@ -77,40 +105,107 @@ class FeatureMemory:
                 del tower.forward
             else:
                 tower.forward = own
+            self._fruitless = 0 if self._found else self._fruitless + bool(self._asked)
+            if self._fruitless == FRUITLESS:
+                self._stop("nothing could be used again in three evaluations", logging.INFO)
 
     @contextmanager
-    def batch(self, *key: Hashable) -> Iterator[None]:
-        """Names the batch that is being scored: whatever its pixels depend on."""
-        self._key, self._calls = key, 0
+    def batch(self) -> Iterator[None]:
+        """A batch is being scored: what the tower says in it is kept when it is over, as far as it was looked at."""
+        self._within = True
         try:
             yield
-            for name, fresh in self._fresh.items():
-                self._keep(name, fresh)
+            for key, fresh in self._fresh.items():
+                self._keep(key, fresh)
         finally:
-            self._key = None
+            self._within = False
             self._fresh.clear()
 
+    def _known(self, tower: nn.Module, inner: Any) -> Hashable:
+        """All that the tower depends on; None where that cannot be known, or remembering has been given up."""
+        if not self._room:
+            return None
+        try:
+            # The configuration says which of the hidden states are looked at.
+            return fingerprint(tower, getattr(inner, "config", None), _arithmetic())
+        except UnknownError as error:
+            self._tell(f"{error}", logging.INFO)
+        except Exception as error:  # weights of a kind of their own: no reason to lose an evaluation
+            self._tell(f"{type(error).__name__}: {error}", logging.INFO)
+        return None
+
     def _answer(self, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self._key is None:
+        if not self._within or not self._room:
             return forward(*args, **kwargs)
-        name, self._calls = (self._key, self._calls), self._calls + 1
-        if (kept := self._shelf.get(name)) is not None:
-            device = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)).device
-            return kept.kind(**{field: _moved(value, device) for field, value in kept.fields.items()})
+        try:
+            key = digest(args, kwargs, _autocast())
+        except UnknownError:
+            return forward(*args, **kwargs)
+        self._asked += 1
+        kept = self._shelf.get(key)
+        if kept is not None and self._found:
+            self._found += 1
+            return kept.kind(**{field: _restored(value) for field, value in kept.fields.items()})
         output: Any = forward(*args, **kwargs)
-        if isinstance(output, dict):  # a bare tuple or tensor, rebuilt from fields, would be something else
-            if isinstance(output.get("hidden_states"), tuple):
-                output["hidden_states"] = _Watched(output["hidden_states"])
-            # Its fields now: some models go on to write what they make of the features into the same object.
-            self._fresh[name] = _Kept(type(output), dict(output))
+        if kept is not None:
+            # The first of an evaluation: before a single one is used, the tower is asked whether it would say the same.
+            self._found += 1
+            if not _same(kept, output):
+                self._stop(
+                    "it says something else about the same images now, though nothing that is known of it has changed",
+                    logging.WARNING,
+                )
+        elif isinstance(output, dict):  # a bare tuple or tensor, rebuilt from fields, would be something else
+            self._note(key, output)
         return output
 
-    def _keep(self, name: Hashable, fresh: _Kept) -> None:
+    def _note(self, key: Hashable, output: dict[str, Any]) -> None:
+        if isinstance(output.get("hidden_states"), tuple):
+            output["hidden_states"] = _Watched(output["hidden_states"])
+            if key in self._fresh:  # asked twice in a batch: what is looked at in either answer counts
+                before = self._fresh[key].output.fields["hidden_states"]
+                before.seen |= output["hidden_states"].seen
+                output["hidden_states"].seen = before.seen
+        # Its fields now: some models go on to write what they make of the features into the same object.
+        kept = _Kept(type(output), dict(output))
+        tensors = _tensors(kept.fields)
+        if not any(x.is_inference() for x in tensors):
+            self._fresh[key] = _Fresh(kept, [x._version for x in tensors])
+
+    def _keep(self, key: Hashable, fresh: _Fresh) -> None:
         """Keeps an output if there is room; of all layers' hidden states only what the model went on to look at."""
-        fields = {field: _looked_at(value) for field, value in fresh.fields.items()}
+        if fresh.versions != [x._version for x in _tensors(fresh.output.fields)]:
+            return  # the model has written over it
+        fields = {field: _looked_at(value) for field, value in fresh.output.fields.items()}
         size = _size(fields)
         if size is not None and self._shelf.has_room(size):
-            self._shelf.put(name, _Kept(fresh.kind, _moved(fields, torch.device("cpu"))), size)
+            self._shelf.put(key, _Kept(fresh.output.kind, _parked(fields)), size)
+
+    def _stop(self, why: str, level: int) -> None:
+        self._tell(why, level)
+        self._room = 0
+        self._shelf.clear()
+        self._fresh.clear()
+
+    def _tell(self, why: str, level: int) -> None:
+        if why != self._told:
+            self._told = why
+            log.log(level, "What the frozen vision tower says is not remembered between evaluations: %s.", why)
+
+
+def _arithmetic() -> tuple[Hashable, ...]:
+    """Settings of PyTorch's that decide how a forward rounds."""
+    return (
+        torch.get_default_dtype(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def _autocast() -> tuple[Hashable, ...]:
+    kinds = ["cpu", *([now.type] if (now := torch.accelerator.current_accelerator()) is not None else [])]
+    return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
 
 
 class _Watched(tuple[Any, ...]):
@@ -151,24 +246,57 @@ def _frozen_tower(inner: Any) -> Any:
     return tower
 
 
-def _state(tower: nn.Module) -> Hashable:
-    """Another one whenever a weight or buffer of the tower is: their bits, summed, since not every change leaves a trace."""
-    tensors = [*tower.parameters(), *tower.buffers()]
-    return tuple((x.data_ptr(), x._version, x.dtype, _bits(x)) for x in tensors)
+def _same(kept: _Kept, output: Any) -> bool:
+    """Whether an output is bit by bit what was kept of another one."""
+    if type(output) is not kept.kind or output.keys() != kept.fields.keys():
+        return False
+    return all(_alike(value, output[field]) for field, value in kept.fields.items())
 
 
-def _bits(x: Tensor) -> int:
-    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    return int(x.detach().contiguous().view(whole).sum(dtype=torch.int64))
+def _alike(kept: Any, value: Any) -> bool:
+    if isinstance(kept, _Parked):
+        same = isinstance(value, Tensor) and (kept.copy.shape, kept.copy.dtype) == (value.shape, value.dtype)
+        return same and len(set(bits([kept.copy, value.detach().to(kept.copy.device)]))) == 1
+    if isinstance(kept, Mapping):
+        return isinstance(value, Mapping) and all(_alike(one, value.get(name)) for name, one in kept.items())
+    if isinstance(kept, tuple | list):
+        together = isinstance(value, tuple | list) and len(kept) == len(value)
+        # An entry that is None was never looked at.
+        return together and all(one is None or _alike(one, other) for one, other in zip(kept, value, strict=True))
+    return bool(kept == value)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in a value, in order."""
     if isinstance(value, Tensor):
-        return value.detach().to(device)
+        return [value]
     if isinstance(value, Mapping):
-        return {name: _moved(entry, device) for name, entry in value.items()}
+        return [x for entry in value.values() for x in _tensors(entry)]
     if isinstance(value, tuple | list):
-        return type(value)(_moved(entry, device) for entry in value)
+        # Past the one that notes what is looked at.
+        entries = tuple.__iter__(value) if isinstance(value, tuple) else iter(value)
+        return [x for entry in entries for x in _tensors(entry)]
+    return []
+
+
+def _parked(value: Any) -> Any:
+    """Copies in main memory: neither what the model goes on to do with a tensor nor a later evaluation's use reaches them."""
+    if isinstance(value, Tensor):
+        return _Parked(value.detach().to("cpu", copy=True), value.device)
+    if isinstance(value, Mapping):
+        return {name: _parked(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_parked(entry) for entry in value)
+    return value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, _Parked):
+        return value.copy.to(value.device, copy=True)
+    if isinstance(value, Mapping):
+        return {name: _restored(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_restored(entry) for entry in value)
     return value
 
 
