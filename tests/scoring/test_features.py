@@ -90,6 +90,7 @@ def test_a_tower_that_is_trained_is_asked_every_time(folder, counted):
     model, processor, tower = frozen("llava")
     next(tower.parameters()).requires_grad_(True)
     evaluator = RadarEvaluator(model, processor, folder, scorer="packed")
+    scores(evaluator)  # the way of scoring is checked in the first
     calls = counted(tower)
     scores(evaluator)
     asked = len(calls)
