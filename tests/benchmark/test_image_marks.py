@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from radar_callback.benchmark.image_marks import place_images
+from radar_callback.benchmark.image_marks import Placement, place_images
 from radar_callback.benchmark.reader import Benchmark
 from radar_callback.benchmark.record import to_fields
 from radar_callback.benchmark.sources.jsonl import read_jsonl
@@ -66,13 +66,13 @@ TEXT = [
 
 @pytest.mark.parametrize("mark", UNDERSTOOD)
 def test_a_mark_places_the_image(mark):
-    assert place_images(f"In {mark} it is", 1) == ("In <image> it is", (0,))
+    assert place_images(f"In {mark} it is", 1) == Placement("In <image> it is", (0,))
 
 
 @pytest.mark.parametrize("text", TEXT)
 def test_what_people_write_is_text(text):
     question = f"In {text} it is"
-    assert place_images(question, 1, [text, "b"]) == (question, (0,))
+    assert place_images(question, 1, [text, "b"]) == Placement(question, (0,))
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,15 @@ def test_what_people_write_is_text(text):
     ],
 )
 def test_several_images(question, images, placed, order):
-    assert place_images(question, images) == (placed, order)
+    assert place_images(question, images) == Placement(placed, order)
 
 
 @pytest.mark.parametrize(
     ("question", "images", "expected"),
     [
-        ("In <image 2>", 1, "'<image 2>' and image 2 is none of its images, which are numbered from 1 to 1"),
-        ("In <image_0>", 1, "image 0 is none of its images"),
-        ("In <image 1>", 2, "no mark places image 2 of 2"),
-        ("In <image 1>", 0, "image 1 is none of its images"),
+        ("In <image 1>", 2, "'<image 1>' and its numbers are 1 where its 2 images are numbered from 1"),
+        ("In <image_0>, <image_1>", 2, "its numbers are 0, 1 where its 2 images are numbered from 1"),
+        ("In <image 1>", 0, "its numbers are 1 where its 0 images are numbered from 1"),
         ("<image> In <image 1>", 1, "some of its marks have a number and some have none"),
         ("In <ImageHere>", 2, "its 1 marks have to place 2 images"),
         ("In <ImageHere>", 0, "its 1 marks have to place 0 images"),
@@ -111,7 +110,23 @@ def test_marks_that_do_not_place_every_image_are_said(question, images, expected
 def test_an_image_as_an_option_is_said():
     with pytest.raises(BenchmarkError, match=r"options of text, but 'the <image 2>' holds '<image 2>'"):
         place_images("Which is it?", 2, ["a", "the <image 2>"])
-    assert place_images("The tag is", 1, ["<image>", "<img>"])[0] == "The tag is"  # our own mark is text in an option
+    with pytest.raises(BenchmarkError, match="holds '<ImageHere>', the mark of an image"):
+        place_images("Which is it?", 1, ["a", "<ImageHere>"])
+    assert (
+        place_images("The tag is", 1, ["<image>", "<img>"]).question == "The tag is"
+    )  # our own mark is text in an option
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "left"),
+    [
+        ("squares <image2> and triangles <image3>", ["a", "b"], "<image2>"),
+        ("Which plot?", ["<image1>", "<image2>"], "<image2>"),
+        ("<image> squares <image 2>", ["a", "b"], "<image 2>"),
+    ],
+)
+def test_a_number_beyond_the_images_names_a_part_of_one_and_is_text(question, options, left):
+    assert place_images(question, 1, options) == Placement(question, (0,), left)
 
 
 def test_a_benchmark_is_built_with_images_in_their_places(tmp_path, image):
@@ -127,7 +142,7 @@ def test_a_benchmark_is_built_with_images_in_their_places(tmp_path, image):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"question": "In <image 2>"}, "image 2 is none of its images"),
+        ({"question": "In <image 1>", "images": ["1.png", "1.png"]}, "its numbers are 1 where its 2 images"),
         ({"distractors": ["<image 1>"]}, "Expected options of text, but '<image 1>' holds '<image 1>'"),
         (
             {"question": "<|vision_start|><|image_pad|><|vision_end|>It is"},
@@ -138,7 +153,13 @@ def test_a_benchmark_is_built_with_images_in_their_places(tmp_path, image):
 )
 def test_or_the_line_is_named(change, expected, tmp_path, image):
     (tmp_path / "1.png").write_bytes(image())
-    line = {"question": "Q", "answer": "a", "distractors": ["b"], "image": "1.png", **change}
+    line = {
+        "question": "Q",
+        "answer": "a",
+        "distractors": ["b"],
+        **({} if "images" in change else {"image": "1.png"}),
+        **change,
+    }
     (tmp_path / "questions.jsonl").write_text(json.dumps(line))
     with pytest.raises(BenchmarkError) as caught:
         read_jsonl(tmp_path)
@@ -184,14 +205,14 @@ def test_shards_of_others_are_read_with_images_in_their_places(tmp_path, two, im
 
 
 def test_an_item_without_a_clear_place_is_lost_alone(tmp_path, two, sample):
-    foreign(tmp_path / "b" / "x.tar", two, question="Is <image 3> it?")
+    foreign(tmp_path / "b" / "x.tar", two, question="Is <image 1> it?")
     foreign(tmp_path / "b" / "x.tar", sample("good"))
     benchmark = Benchmark(tmp_path / "b")
-    with pytest.raises(ItemError, match="image 3 is none of its images") as caught:
+    with pytest.raises(ItemError, match="its numbers are 1 where its 2 images") as caught:
         benchmark.read(0)
     assert caught.value.reason is Reason.UNREADABLE
     assert benchmark.read(1) == sample("good")
-    assert [(damage.key, "image 3" in damage.what) for damage in verify(tmp_path / "b")] == [("two", True)]
+    assert [(damage.key, "its 2 images" in damage.what) for damage in verify(tmp_path / "b")] == [("two", True)]
 
 
 def test_what_is_written_has_our_mark(tmp_path, two, groups):
@@ -211,3 +232,25 @@ def test_tags_that_are_text_stay_text(tmp_path, two, groups, sample):
     assert set(json.loads(to_fields(sample("one"))["json"])) == {
         *("question", "answer", "distractors", "ability", "category", "images", "source", "meta")
     }
+
+
+def test_what_stays_text_is_said_once(tmp_path, image, caplog, two):
+    (tmp_path / "1.png").write_bytes(image())
+    line = {"question": "squares <image2> as shown <image3>", "answer": "a", "distractors": ["b"], "image": "1.png"}
+    (tmp_path / "questions.jsonl").write_text("\n".join(json.dumps({**line, "id": i}) for i in range(3)))
+    found = read_jsonl(tmp_path)
+    write_shards(found.samples, tmp_path / "b", name="b", groups=found.groups)
+    (said,) = caplog.messages
+    assert "questions.jsonl:1: The mark '<image2>' names none of the line's images, so it is text" in said
+    assert said.endswith("; so in 3 lines.")
+    caplog.clear()
+    assert Benchmark(tmp_path / "b").read(0).question == line["question"]
+    assert caplog.messages == []
+    for key in ("two", "three"):
+        foreign(tmp_path / "c" / "x.tar", replace(two, key=key), question="Is <image 7777> it?")
+    benchmark = Benchmark(tmp_path / "c")
+    assert [benchmark.read(i).question for i in (0, 1)] == ["Is <image 7777> it?"] * 2
+    assert [
+        message for message in caplog.messages if "'<image 7777>' names none of the images" in message
+    ] == caplog.messages
+    assert len(caplog.messages) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ from radar_callback.benchmark.images import ImageFileError, checked_image, load_
 from radar_callback.benchmark.inline_images import decode_inline, is_inline
 from radar_callback.benchmark.options import look_alike_problem, same_number_problem
 from radar_callback.benchmark.record import to_fields
-from radar_callback.benchmark.sample import Sample, Skipped
+from radar_callback.benchmark.sample import IMAGE_MARK, Sample, Skipped
 from radar_callback.benchmark.sources.base import SourceResult, check_unicode, parse_json, read_text, slug
 from radar_callback.errors import BenchmarkError, Reason
 from radar_callback.quoting import LONGEST, quoted, shortened
 from radar_callback.taxonomy import TaxonomyRows, name_problem
+
+log = logging.getLogger(__name__)
 
 QUESTIONS = "questions.jsonl"
 DEFAULT_GROUP = "all"
@@ -50,6 +53,7 @@ class _Row:
         item: The item without the contents of its images; None if it cannot be used.
         images: Path, base64 or data URI of each image stored for the item.
         group: Group of its ability.
+        left: A mark of another kit that names none of its images and so is text.
         error: Why it cannot be used.
     """
 
@@ -59,6 +63,7 @@ class _Row:
     item: Sample | None = None
     images: tuple[str, ...] = ()
     group: str = DEFAULT_GROUP
+    left: str | None = None
     error: BenchmarkError | None = None
 
 
@@ -143,6 +148,15 @@ def _checked(rows: Iterable[_Row], defaults: _Defaults, keep_going: bool) -> lis
                     raise
                 row = replace(row, error=error)
         checked.append(row)
+    left = [row for row in checked if row.left is not None]
+    if left:
+        log.warning(
+            "%s: The mark %r names none of the line's images, so it is text, and images stand where %s says, or first%s.",
+            left[0].where,
+            left[0].left,
+            IMAGE_MARK,
+            f"; so in {len(left)} lines" if len(left) > 1 else "",
+        )
     return checked
 
 
@@ -243,11 +257,11 @@ def _understood(row: _Row, defaults: _Defaults, lines: dict[str, str]) -> _Row:
         with _at(where):
             refuse_model_tokens(question)
     with _at(where):
-        question, order = place_images(question, len(images), (answer, *distractors))
-        images = tuple(images[i] for i in order)
+        placement = place_images(question, len(images), (answer, *distractors))
+        images = tuple(images[i] for i in placement.order)
         item = Sample(
             key=slug(item_id) if item_id is not None else _key_of_line(row.line),
-            question=question,
+            question=placement.question,
             answer=answer,
             distractors=distractors,
             ability=ability,
@@ -257,6 +271,7 @@ def _understood(row: _Row, defaults: _Defaults, lines: dict[str, str]) -> _Row:
             source=defaults.source,
             meta={"id": raw.get("id", row.line), **{key: raw[key] for key in raw if key not in FIELDS}},
             group=group,
+            tags_are_text=placement.left is not None,
         )
         alike = look_alike_problem(item.candidates) or same_number_problem(_as_written(raw))
         if alike is not None:
@@ -265,7 +280,7 @@ def _understood(row: _Row, defaults: _Defaults, lines: dict[str, str]) -> _Row:
     if item.key in lines:
         raise BenchmarkError(f"{where}: Expected an id of its own, but {lines[item.key]} has the same.")
     lines[item.key] = where
-    return replace(row, item=item, images=images, group=group)
+    return replace(row, item=item, images=images, group=group, left=placement.left)
 
 
 def _name(raw: Mapping[str, Any], field: str, default: str, where: str) -> str:
