@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from radar_callback.errors import EvaluationError, ItemError, RanksApartError, Reason
-from radar_callback.ranks import Ranks
+from radar_callback.ranks import Ranks, apart
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.reading import CandidateScores
@@ -53,6 +53,7 @@ class Rounds:
         features: Remembers a frozen vision tower's answers.
         ranks: Who takes part.
         cancelled: Whether what is left need not be scored any more. Where a forward needs every rank, it is scored all the same.
+        collective: Whether a forward needs every rank; if left out, whether the model looks like it.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Rounds:
         features: FeatureMemory,
         ranks: Ranks,
         cancelled: Callable[[], bool] = lambda: False,
+        collective: bool | None = None,
     ) -> None:
         self._score = score
         self._spares = spares
         self._features = features
         self._ranks = ranks
-        self._together = needs_every_rank(score.model)
+        self._together = needs_every_rank(score.model) if collective is None else collective
         self._cancelled = cancelled
         self._error: Exception | None = None
         self._parts = 1
@@ -117,8 +119,23 @@ class Rounds:
         Args:
             with_images: Whether the others' items have images.
         """
-        if self._together and self._ranks.size > 1:
-            self._forward([self._spares[with_images]])
+        if not self._together or self._ranks.size == 1:
+            return
+        spare = [self._spares[with_images]]
+        try:
+            self._forward(spare)
+        except RanksApartError:
+            raise
+        except Exception as error:
+            # Nothing has been asked of the model yet, and the others wait for that: what may be in the way is left out.
+            self._error = self._error or error
+            self._score.without_context()
+            try:
+                self._forward(spare)
+            except RanksApartError:
+                raise
+            except Exception as again:
+                raise apart(self._ranks, again) from again
 
     def finish(self) -> bool:
         """Ends the evaluation on all ranks alike.
@@ -138,7 +155,7 @@ class Rounds:
         return bool(split)
 
     def _next(self, stream: Iterator[list[Encoded]]) -> list[Encoded]:
-        if self._error is None and not self._together and self._cancelled():
+        if self._error is None and not self._together and self._is_cancelled():
             self._error = EvaluationError("the run is being ended")
             if self._ranks.size == 1:
                 raise self._error
@@ -151,6 +168,16 @@ class Rounds:
                 raise
             self._error = error
             return []
+
+    def _is_cancelled(self) -> bool:
+        try:
+            return self._cancelled()
+        except Exception as error:  # a question of the user's, which has no answer any more
+            log.warning(
+                "Asking whether to go on with an evaluation failed (%s: %s); going on.", type(error).__name__, error
+            )
+            self._cancelled = lambda: False
+            return False
 
     def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]], into: Counts, kind: str) -> None:
         """Scores a batch, in as many parts as memory has turned out to need, which is one unless it ran out."""
@@ -179,11 +206,7 @@ class Rounds:
             return self._score(encoded)
         except Exception as error:
             if self._together and self._ranks.size > 1 and self._score.calls > calls:
-                raise RanksApartError(
-                    f"A forward that all {self._ranks.size} ranks take part in failed on rank {self._ranks.rank}, and the others "
-                    f"wait for it: {type(error).__name__}: {error}. The run has to end; from a checkpoint, go on with a smaller "
-                    "batch_tokens if memory ran out."
-                ) from error
+                raise apart(self._ranks, error) from error
             raise
 
     def _halve(self, items: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from radar_callback.scoring.encode import EncodedSample
-from radar_callback.scoring.scorer import NotSupportedError, Scorer, needs_every_rank
+from radar_callback.scoring.scorer import NotSupportedError, Scorer
 
 TOLERANCE = 1e-4
 """Largest difference allowed without noticeable rounding, as a share of the largest mean logit or absolutely, whichever is
@@ -52,7 +52,13 @@ class Verdict:
     unsteady: float = 0.0
 
 
-def check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float = math.inf) -> Verdict:
+def check(
+    way: Scorer,
+    reference: Scorer,
+    groups: Groups,
+    most_tokens: float = math.inf,
+    agree: Callable[[bool], bool] = bool,
+) -> Verdict:
     """Compares a way of scoring with the reference on real items.
 
     Args:
@@ -60,18 +66,18 @@ def check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float = m
         reference: What it must agree with.
         groups: Items in batches that both can take.
         most_tokens: Bound on the tokens of a forward of the reference, which needs a row for each candidate.
+        agree: Whether a statement holds on every rank, where all make each forward: how many there are must not depend on how
+            one of them rounds.
 
     Returns:
         Never an error of the model's: one that takes no such mask or positions says so in an exception of its own choosing.
 
     Raises:
-        OutOfMemoryError: If memory runs out in a forward that other ranks take part in.
+        RanksApartError: If a forward that other ranks take part in failed on this one only.
     """
     try:
-        return _check(way, reference, groups, most_tokens)
+        return _check(way, reference, groups, most_tokens, agree)
     except torch.OutOfMemoryError as error:
-        if needs_every_rank(way.model):
-            raise
         return Verdict(False, f"memory ran out in the comparison: {_first_line(error)}", final=False)
     except (NotSupportedError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
         return Verdict(False, f"{type(error).__name__}: {_first_line(error)}")
@@ -81,10 +87,12 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def _check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float) -> Verdict:
+def _check(
+    way: Scorer, reference: Scorer, groups: Groups, most_tokens: float, agree: Callable[[bool], bool]
+) -> Verdict:
     items = sum(map(len, groups))
     wanted = [_joined([_seen(reference, part) for part in _parts(group, most_tokens)]) for group in groups]
-    if not all(bool(seen.means.isfinite().all()) for seen in wanted):
+    if not agree(all(bool(seen.means.isfinite().all()) for seen in wanted)):
         return Verdict(False, "the model's logits are not finite", final=False)
     noise = _rms(
         [_moved(reference, group) for group in groups],
@@ -92,10 +100,10 @@ def _check(way: Scorer, reference: Scorer, groups: Groups, most_tokens: float) -
     )
     scale = max(1.0, *(float(seen.means.abs().max()) for seen in wanted))
     got = [_seen(way, group) for group in groups]
-    if not all(a.same_tokens(b) for a, b in zip(got, wanted, strict=True)):
+    if not agree(all(a.same_tokens(b) for a, b in zip(got, wanted, strict=True))):
         return Verdict(False, "it reads other tokens than the reference")
     exact = all(seen.precision == torch.float32 for seen in wanted)
-    if exact and noise <= TOLERANCE * scale / 10:
+    if agree(exact and noise <= TOLERANCE * scale / 10):
         worst = float(torch.stack([(a.means - b.means).abs().max() for a, b in zip(got, wanted, strict=True)]).max())
         allowed = TOLERANCE * scale
         return Verdict(worst <= allowed, f"largest difference {worst:.1e} on {items} items (allowed {allowed:.1e})")

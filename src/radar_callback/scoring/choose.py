@@ -29,6 +29,7 @@ def choose(
     groups: Groups,
     all_agree: Callable[[bool], bool],
     most_tokens: float = math.inf,
+    agree: Callable[[bool], bool] = bool,
 ) -> tuple[type[Scorer], bool]:
     """Picks the fastest way of scoring that agrees with the reference.
 
@@ -37,6 +38,7 @@ def choose(
         groups: Items to compare on, in batches.
         all_agree: Whether a statement holds on every rank; the choice must be the same everywhere.
         most_tokens: Bound on the tokens of a forward of the reference.
+        agree: `all_agree` where every rank makes each forward, so that all make as many; see :func:`check`.
 
     Returns:
         The way, and whether that is final: not if the model was in no state to be compared (its logits are not finite).
@@ -45,7 +47,7 @@ def choose(
     refused: list[str] = []
     warned = False
     for way in FAST:
-        verdict = check(make(way), reference, groups, most_tokens)
+        verdict = check(make(way), reference, groups, most_tokens, agree)
         if verdict.unsteady and not warned:
             warned = True
             log.warning(

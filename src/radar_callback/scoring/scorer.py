@@ -71,6 +71,10 @@ class Scorer(ABC):
     def predict(self, samples: Sequence[EncodedSample]) -> tuple[Tensor, Reading]:
         """Logits `[N, vocabulary]` at the places where a scored token is predicted, and which is read for which token."""
 
+    def without_context(self) -> None:
+        """Makes further forwards in no context, where that could not be made: other ranks wait for them."""
+        self._forward_context = nullcontext
+
     def _accepts(self, name: str) -> bool:
         variable = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values())
         return name in self._parameters or variable
@@ -102,8 +106,8 @@ class Scorer(ABC):
             # Where nothing is wanted (all candidates are one token long) one column is as few as can be asked for.
             options["logits_to_keep"] = keep.shape[1] - int(wanted[0]) if len(wanted) else 1
         # Rows have other lengths than those of training: a compiled model would be compiled again for each.
-        self.calls += 1
         with self._forward_context(), torch.compiler.set_stance("force_eager"):
+            self.calls += 1
             output = self.model(**to_model(inputs, self._device, self._dtype), **options)
         logits: Tensor = output.logits
         if logits.ndim == 3:  # all columns, or the last ones
