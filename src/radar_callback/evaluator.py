@@ -234,7 +234,16 @@ class RadarEvaluator:
         whole = share == 1 and few is None
         tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=whole)
         control = Control(self.index)
-        rounds = Rounds(score, ready.spares, self._features, ranks, cancelled, ready.collective)
+        rounds = Rounds(
+            score,
+            ready.spares,
+            self._features,
+            ranks,
+            cancelled,
+            ready.collective,
+            replica,
+            max(map(len, [*ready.batches, *ready.control])),
+        )
         progress = unfailing(progress)
         # Dealt as one row: two rows would each end with a round in which many ranks have nothing to do.
         jobs = [(batch, sight) for sight, part in ((True, ready.batches), (False, ready.control)) for batch in part]

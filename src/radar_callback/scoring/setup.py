@@ -113,6 +113,7 @@ class Setup:
         self._declared = collective
         self._exchanging = False
         self._benchmark_values: tuple[int, ...] | None = None
+        self._common: dict[bool, EncodedSample] = {}
         self._item_values: tuple[tuple[int, int, int], ...] = ()
 
     def ready(
@@ -147,7 +148,7 @@ class Setup:
         spares, unusable = self._spares()
         face = appearance(model)
         changed = self._way is None or face != self._face
-        compared = self._compared() if changed else []
+        compared = self._compared() if changed else {}
         stands = self._agreed(
             model,
             ranks,
@@ -164,6 +165,10 @@ class Setup:
             self._exchanging = self._exchanges(model, make, seen, ranks, known=replica is not None)
         collective = self.collective(model)
         self._check_usable(stands, ranks, collective, unusable)
+        if changed:
+            # Ranks that hold a copy together must be given the same: items that every rank can read.
+            self._common = {item.n_images > 0: one for item, one in seen} if replica is not None else {}
+        spares |= self._common
         spares = {kind: spares[kind] if kind in spares else spares[not kind] for kind in (True, False)}
         problem: Exception | None = None
         if changed:
@@ -275,7 +280,7 @@ class Setup:
         for _ in range(CHOICES - 1):
             # What cannot be encoded is often an extreme, as those that are chosen are: others take its place.
             lost = {index for index, fine in zip(compared, everywhere, strict=True) if not fine}
-            if not lost:
+            if not lost or len(lost) == len(remaining):
                 break
             remaining = [i for i in remaining if i not in lost]
             chosen = [remaining[place] for place in various([items[i] for i in remaining], COMPARED_ITEMS)]
