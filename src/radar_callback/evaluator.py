@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 from torch import nn
 
 from radar_callback.benchmark.reader import Benchmark
@@ -43,6 +45,8 @@ ADAPTER_HINT = (
     "returns an object with `.logits`, and its processor"
 )
 """What to say to those whose model is none of transformers."""
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with (batches done, batches to do) of this rank."""
@@ -80,7 +84,13 @@ class RadarEvaluator:
         feature_bytes: Bound on the memory that a frozen vision tower's features take between evaluations, a rank; 0 for none.
             Only a tower whose weights are all frozen and unsharded is remembered, and only until one of them changes.
         forward_context: Makes the context for each forward, such as autocast.
-        replica: With tensor parallelism, of which replica of the model this rank is a part: all its ranks get the same batches.
+        replica: Where several ranks hold one copy of the model together, of which copy this rank is a part: all its ranks get
+            the same batches. Left out, it is read from the meshes of the model's parameters (DTensor, transformers'
+            `tp_plan`); tensor parallelism written by hand is refused without it.
+        collective_forward: Whether a forward exchanges something between ranks though no weight is sharded (expert or sequence
+            parallelism): every rank then takes part in every forward. Found by trying where PyTorch's own process
+            groups are used.
+        process_group: The ranks that evaluate; all of them if left out. No other rank may call :meth:`evaluate`.
 
     Raises:
         ConfigError: If `model` has no configuration, the prompt style or the scorer is unknown, or the processor has no image
@@ -111,6 +121,8 @@ class RadarEvaluator:
         feature_bytes: int = 2**30,
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         replica: Replica | None = None,
+        collective_forward: bool = False,
+        process_group: dist.ProcessGroup | None = None,
     ) -> None:
         if not 0 <= blind_share <= 1:
             raise ConfigError(f"Expected blind_share to be from 0 to 1, but got {blind_share!r}.")
@@ -125,10 +137,12 @@ class RadarEvaluator:
         self._blind_share = blind_share
         self._blind = EncodedBenchmark(self.benchmark, BlindEncoder(encoder), int(cache_bytes * blind_share), workers)
         self._parts = Parts()
-        self._setup = Setup(self._source, encoder.processor, known(scorer), batch_tokens)
+        options = {"prompt": prompt, "items_per_ability": items_per_ability, "blind_share": blind_share}
+        self._setup = Setup(self._source, encoder.processor, known(scorer), batch_tokens, options, collective_forward)
         self._features = FeatureMemory(feature_bytes)
         self._forward_context = forward_context
         self.replica = replica
+        self._group = process_group
 
     def evaluate(
         self,
@@ -150,7 +164,7 @@ class RadarEvaluator:
             at_least: Items of each ability to score in any case, as far as it has them, however small the share.
             few: Score only a few of the items and none of them blind: enough to time them.
             per_sample: Also return every item's scores (gathered from all ranks).
-            progress: Called after every batch.
+            progress: Called after every batch. If it raises, that is logged, and it is not called again in this evaluation.
             cancelled: Asked before every batch: whether to end the evaluation with an error, as the run is being ended. Not
                 asked where a forward needs every rank.
 
@@ -158,16 +172,21 @@ class RadarEvaluator:
             The same result on every rank.
 
         Raises:
-            BenchmarkError: If not a single item can be read and encoded; the message quotes the first reason.
+            BenchmarkError: If not a single item can be read and encoded; the message quotes the first reason. On all ranks, if
+                these have different items, or different versions of the libraries that read them.
+            ConfigError: On all ranks, if these were given different arguments, or hold one copy of the model together in a way
+                that cannot be seen and that `replica` does not say.
             EvaluationError: If a forward failed on any of several ranks; on all of them. With one rank, what the model raised.
             RanksApartError: If a forward that needs every rank failed in its middle on this one. Do not go on.
         """
         started = time.perf_counter()
         device = self._ranks().device
         peak = peak_bytes(device)
+        # A tower that exchanges something is asked on all ranks or on none.
+        remembering = nullcontext() if self._setup.collective(self.model) else self._features.over(self.model)
         with untouched(self.model), sharding_kept(self.model):
             use_first_ranks_buffers(self.model, self._ranks())
-            with self._features.over(self.model):
+            with remembering:
                 found = self._run(share, at_least, few, per_sample, progress, cancelled)
         seconds = time.perf_counter() - started
         return RadarResult(
@@ -184,7 +203,7 @@ class RadarEvaluator:
         self._parts.moved(self.model, self._ranks())
 
     def _ranks(self) -> Ranks:
-        return Ranks(a_parameter(self.model).device, self.replica)
+        return Ranks(a_parameter(self.model).device, self.replica, self._group)
 
     def _has_images(self, batch: Sequence[int]) -> bool:
         return self.benchmark.items[batch[0]].n_images > 0
@@ -203,22 +222,34 @@ class RadarEvaluator:
         pad = getattr(self.processor.tokenizer, "pad_token_id", None) or 0
         self._source.cast(parameter.dtype)
         self._blind.cast(parameter.dtype)
-        words = getattr(
-            self.processor.tokenizer, "vocab_size", None
-        )  # without what was added: a mark may have no logit
+        # Without what was added to the tokenizer: a mark may have no logit.
+        words = getattr(self.processor.tokenizer, "vocab_size", None)
         words = words if isinstance(words, int) else 0
         make = lambda way: way(self.model, pad, self._forward_context, words)  # noqa: E731
-        ready = self._setup.ready(self.model, make, ranks, share, share * self._blind_share, at_least)
+        asked = {"share": share, "at_least": at_least, "few": few, "per_sample": per_sample}
+        ready = self._setup.ready(
+            self.model, make, ranks, share, share * self._blind_share, at_least, asked, self.replica
+        )
+        score, replica = ready.scorer, ready.replica
         if few is not None:
-            ready = replace(ready, batches=few.of(ready.batches, ranks.replica.count), control=[])
-        score = ready.scorer
+            ready = replace(ready, batches=few.of(ready.batches, replica.count), control=[])
         whole = share == 1 and few is None
         tally = Tally(self.benchmark, self.index, ranks, per_sample, whole=whole)
         control = Control(self.index)
-        rounds = Rounds(score, ready.spares, self._features, ranks, cancelled)
+        rounds = Rounds(
+            score,
+            ready.spares,
+            self._features,
+            ranks,
+            cancelled,
+            ready.collective,
+            replica,
+            max(map(len, [*ready.batches, *ready.control])),
+        )
+        progress = unfailing(progress)
         # Dealt as one row: two rows would each end with a round in which many ranks have nothing to do.
         jobs = [(batch, sight) for sight, part in ((True, ready.batches), (False, ready.control)) for batch in part]
-        turns = list(deal(jobs, ranks.replica.index, ranks.replica.count, lambda job: self._has_images(job[0])))
+        turns = list(deal(jobs, replica.index, replica.count, lambda job: self._has_images(job[0])))
         streams = {
             sight: source.stream([turn.batch[0] for turn in turns if turn.batch and turn.batch[1] == sight])
             for sight, source in ((True, self._source), (False, self._blind))
@@ -228,10 +259,9 @@ class RadarEvaluator:
                 rounds.idle(bool(turn.kind))
             else:
                 batch, sight = turn.batch
-                into: Counts = (tally if sight else control) if ranks.replica.speaks else Nowhere()
+                into: Counts = (tally if sight else control) if replica.speaks else Nowhere()
                 rounds.take(batch, streams[sight], into, bool(turn.kind))
-            if progress is not None:
-                progress(done, len(turns))
+            progress(done, len(turns))
         if rounds.finish():
             self._setup.shrink()
         fed, padded = ranks.sum(torch.tensor([score.fed, score.padded])).tolist()
@@ -249,6 +279,29 @@ class RadarEvaluator:
             "padding": padded / max(1, fed),
             "waited": rounds.waited,
         }
+
+
+def unfailing(progress: Progress | None) -> Progress:
+    """A user's function for progress that is called until it raises: no rank waits for one whose terminal has gone.
+
+    Args:
+        progress: Called with (batches done, batches to do), or None.
+    """
+    if progress is None:
+        return lambda done, total: None
+    failed = False
+
+    def show(done: int, total: int) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            progress(done, total)
+        except Exception as error:
+            failed = True
+            log.warning("Showing progress failed (%s: %s); the evaluation goes on.", type(error).__name__, error)
+
+    return show
 
 
 def model_config(model: nn.Module) -> Any:

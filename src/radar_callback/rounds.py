@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from radar_callback.errors import EvaluationError, ItemError, RanksApartError, Reason
-from radar_callback.ranks import Ranks
+from radar_callback.ranks import Ranks, Replica, apart
 from radar_callback.scoring.encode import EncodedSample
 from radar_callback.scoring.features import FeatureMemory
 from radar_callback.scoring.reading import CandidateScores
@@ -53,6 +53,9 @@ class Rounds:
         features: Remembers a frozen vision tower's answers.
         ranks: Who takes part.
         cancelled: Whether what is left need not be scored any more. Where a forward needs every rank, it is scored all the same.
+        collective: Whether a forward needs every rank; if left out, whether the model looks like it.
+        replica: Which copy of the model this rank is a part of, where several ranks hold one together.
+        most_items: Items of the largest batch of all ranks.
     """
 
     def __init__(
@@ -62,13 +65,18 @@ class Rounds:
         features: FeatureMemory,
         ranks: Ranks,
         cancelled: Callable[[], bool] = lambda: False,
+        collective: bool | None = None,
+        replica: Replica | None = None,
+        most_items: int = 0,
     ) -> None:
         self._score = score
         self._spares = spares
         self._features = features
         self._ranks = ranks
-        self._together = needs_every_rank(score.model)
+        self._together = needs_every_rank(score.model) if collective is None else collective
         self._cancelled = cancelled
+        self._copy = replica if replica is not None and replica.count < ranks.size else None
+        self._most_items = most_items
         self._error: Exception | None = None
         self._parts = 1
         self.waited = 0.0
@@ -97,6 +105,7 @@ class Rounds:
                 into.fail(index, one)
             else:
                 usable.append((index, one))
+        usable = self._usable_in_copy(batch, usable, into)
         calls = self._score.calls
         try:
             self._score_in_parts(usable, into)
@@ -107,7 +116,7 @@ class Rounds:
                 raise
             self._error = self._error or error
         if self._score.calls == calls:
-            self.idle(with_images)
+            self._keep_step(with_images)
 
     def idle(self, with_images: bool) -> None:
         """A round in which other ranks have a batch and this one has not; where no forward needs the others, it is nothing.
@@ -115,8 +124,27 @@ class Rounds:
         Args:
             with_images: Whether the others' items have images.
         """
-        if self._together and self._ranks.size > 1:
-            self._forward([self._spares[with_images]])
+        self._usable_in_copy([], [], Nowhere())
+        self._keep_step(with_images)
+
+    def _keep_step(self, with_images: bool) -> None:
+        if not self._together or self._ranks.size == 1:
+            return
+        spare = [self._spares[with_images]]
+        try:
+            self._forward(spare)
+        except RanksApartError:
+            raise
+        except Exception as error:
+            # Nothing has been asked of the model yet, and the others wait for that: what may be in the way is left out.
+            self._error = self._error or error
+            self._score.without_context()
+            try:
+                self._forward(spare)
+            except RanksApartError:
+                raise
+            except Exception as again:
+                raise apart(self._ranks, again) from again
 
     def finish(self) -> bool:
         """Ends the evaluation on all ranks alike.
@@ -135,8 +163,27 @@ class Rounds:
             ) from self._error
         return bool(split)
 
+    def _usable_in_copy(
+        self, batch: Sequence[int], usable: list[tuple[int, EncodedSample]], into: Counts
+    ) -> list[tuple[int, EncodedSample]]:
+        """Those of a batch's items that every rank has which holds the same copy of the model: all must be given the same."""
+        if self._copy is None:
+            return usable
+        own = {index for index, _ in usable}
+        row = torch.zeros(1 + self._most_items, dtype=torch.int64)
+        row[0] = self._copy.index
+        row[1 : 1 + len(batch)] = torch.tensor([index in own for index in batch])
+        rows = self._ranks.rows(row)
+        everywhere = rows[rows[:, 0] == self._copy.index, 1 : 1 + len(batch)].bool().all(0).tolist()
+        having = {index for index, fine in zip(batch, everywhere, strict=True) if fine}
+        for index in own - having:
+            into.fail(
+                index, ItemError(Reason.UNREADABLE, "a rank that holds the model together with this one lacks it")
+            )
+        return [pair for pair in usable if pair[0] in having]
+
     def _next(self, stream: Iterator[list[Encoded]]) -> list[Encoded]:
-        if self._error is None and not self._together and self._cancelled():
+        if self._error is None and not self._together and self._is_cancelled():
             self._error = EvaluationError("the run is being ended")
             if self._ranks.size == 1:
                 raise self._error
@@ -149,6 +196,16 @@ class Rounds:
                 raise
             self._error = error
             return []
+
+    def _is_cancelled(self) -> bool:
+        try:
+            return self._cancelled()
+        except Exception as error:  # a question of the user's, which has no answer any more
+            log.warning(
+                "Asking whether to go on with an evaluation failed (%s: %s); going on.", type(error).__name__, error
+            )
+            self._cancelled = lambda: False
+            return False
 
     def _score_in_parts(self, usable: Sequence[tuple[int, EncodedSample]], into: Counts) -> None:
         """Scores a batch, in as many parts as memory has turned out to need, which is one unless it ran out."""
@@ -177,11 +234,7 @@ class Rounds:
             return self._score(encoded)
         except Exception as error:
             if self._together and self._ranks.size > 1 and self._score.calls > calls:
-                raise RanksApartError(
-                    f"A forward that all {self._ranks.size} ranks take part in failed on rank {self._ranks.rank}, and the others "
-                    f"wait for it: {type(error).__name__}: {error}. The run has to end; from a checkpoint, go on with a smaller "
-                    "batch_tokens if memory ran out."
-                ) from error
+                raise apart(self._ranks, error) from error
             raise
 
     def _halve(self, items: int) -> None:

@@ -17,6 +17,7 @@ from radar_callback.functional import discrimination_success, soft_discriminatio
 from radar_callback.item_scores import ItemIndex
 from radar_callback.item_table import ItemTable
 from radar_callback.metrics import SoftDiscriminationScore
+from radar_callback.metrics.sums import report as sums_report
 from radar_callback.paired import clustered_errors
 from radar_callback.ranks import Ranks
 from radar_callback.result import ItemScore
@@ -106,7 +107,11 @@ class Tally:
                 {"key": s.key, "meta": s.meta, "ability": s.ability, "reason": s.reason, "detail": s.detail}
                 for s in skipped
             ]
-        report, scores = self._metric.compute(), self._table.scores(self._ranks)
+        # Added up here, not by the metric, which knows neither the ranks' group nor where their tensors must lie.
+        report, scores = (
+            sums_report(self._ranks.sum(self._metric.sums), self._benchmark.taxonomy),
+            self._table.scores(self._ranks),
+        )
         if self._index.shares_images:
             cells = [(item.ability, item.category) for item in self._benchmark.items]
             for ability, se in clustered_errors(scores.sds(self._index), cells, self._index.clusters).items():

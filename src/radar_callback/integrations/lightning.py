@@ -36,6 +36,7 @@ from radar_callback.integrations.discovery import find_model, find_processor, lo
 from radar_callback.integrations.lightning_monitors import Gate, LatestEvaluation, count_evaluations
 from radar_callback.integrations.rooted import through_root
 from radar_callback.integrations.run_length import RunLength
+from radar_callback.ranks import Replica
 from radar_callback.reporting.alerts import send
 from radar_callback.reporting.progress import progress_bar
 from radar_callback.reporting.publisher import LAST_PATIENCE, Publisher
@@ -100,6 +101,9 @@ class RadarCallback(Callback):
         workers: Processes that prepare items ahead of the model; found if left out.
         cache_bytes: Bound on the memory that prepared items take between evaluations, a rank.
         feature_bytes: The same for what a frozen vision tower said.
+        replica: Where several ranks hold one copy of the model together in a way that its parameters do not show, of which copy
+            this rank is a part; see :class:`radar_callback.evaluator.RadarEvaluator`.
+        collective_forward: Whether a forward exchanges something between ranks though no weight is sharded; see there.
         on_finding: Called on rank zero with each :class:`radar_callback.diagnosis.Finding`: alarms when something broke, notes
             on how abilities develop. Alarms also go to the log and to W&B's alerts.
         stop_on: Alarms that end training: any of `"regression"`, `"collapse"`, `"blind"`, `"part_stopped"`. None by default.
@@ -143,6 +147,8 @@ class RadarCallback(Callback):
         workers: int | None = None,
         cache_bytes: int = 2**30,
         feature_bytes: int = 2**30,
+        replica: Replica | None = None,
+        collective_forward: bool = False,
         on_finding: Callable[[Finding], None] | None = None,
         stop_on: Collection[Kind | str] = (),
         on_error: Literal["log", "raise"] = "log",
@@ -186,6 +192,8 @@ class RadarCallback(Callback):
         self._workers = workers
         self._cache_bytes = cache_bytes
         self._feature_bytes = feature_bytes
+        self._replica = replica
+        self._collective_forward = collective_forward
         self._progress = progress
         self._evaluator: RadarEvaluator | None = None
         self._chronicle: Chronicle | None = None
@@ -343,6 +351,7 @@ class RadarCallback(Callback):
             cache_bytes=self._cache_bytes,
             feature_bytes=self._feature_bytes,
             forward_context=trainer.precision_plugin.forward_context,
+            collective_forward=self._collective_forward,
         )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -381,7 +390,7 @@ class RadarCallback(Callback):
         assert trainer.strategy.model is not None
         # Only now has the strategy sharded what it shards.
         self._evaluator.model = through_root(self._evaluator.model, trainer.strategy.model)
-        self._evaluator.replica = replica_of(trainer.strategy)
+        self._evaluator.replica = self._replica or replica_of(trainer.strategy)
         self._ended = False
         with self._guarded("looking at the weights"), self._weights_to_score(trainer):
             self._evaluator.look_at_weights()

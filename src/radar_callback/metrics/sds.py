@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -115,6 +117,18 @@ class SoftDiscriminationScore(Metric):
             was scored.
         """
         return report(self.sums, self.taxonomy)
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Without torchmetrics' warning that nothing was counted: a rank without items asks for the sums of the others."""
+        wrapped = super()._wrap_compute(compute)
+
+        @wraps(wrapped)
+        def quiet(*args: Any, **kwargs: Any) -> Any:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
+                return wrapped(*args, **kwargs)
+
+        return quiet
 
     @property
     def failed(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from radar_callback.errors import LogitsError
 from radar_callback.scoring.encode import EncodedSample
-from radar_callback.scoring.scorer import NotSupportedError, Scorer, needs_every_rank
+from radar_callback.scoring.scorer import NotSupportedError, Scorer
 
 TOLERANCE = 1e-4
 """Largest difference allowed without noticeable rounding, as a share of the largest mean logit or absolutely, whichever is
@@ -79,53 +79,54 @@ class Baseline:
     refusal: LogitsError | None = None
 
 
-def measure(reference: Scorer, groups: Groups, most_tokens: float = math.inf) -> Baseline:
+def measure(
+    reference: Scorer, groups: Groups, most_tokens: float = math.inf, agree: Callable[[bool], bool] = bool
+) -> Baseline:
     """Measures the reference, which every way of scoring is compared with.
 
     Args:
         reference: Scores candidates one a row.
         groups: Items in batches.
         most_tokens: Bound on the tokens of a forward, unless one item alone has more.
+        agree: Whether a statement holds on every rank, where all make each forward: how many there are must not depend on how
+            one of them rounds.
 
     Returns:
         Never an error of the model's own: scoring will meet it again and say it.
 
     Raises:
-        OutOfMemoryError: If memory runs out in a forward that other ranks take part in.
+        RanksApartError: If a forward that other ranks take part in failed on this one only.
     """
     try:
-        return _measure(reference, groups, most_tokens)
+        return _measure(reference, groups, most_tokens, agree)
     except LogitsError as error:
         return Baseline(groups, problem=str(error), refusal=error)
     except torch.OutOfMemoryError as error:
-        if needs_every_rank(reference.model):
-            raise
         problem = f"memory ran out in the comparison: {_first_line(error)}"
         return Baseline(groups, problem=problem, final=False)
     except MODEL_ERRORS as error:
         return Baseline(groups, problem=f"the reference fails: {type(error).__name__}: {_first_line(error)}")
 
 
-def compare(way: Scorer, baseline: Baseline) -> Verdict:
+def compare(way: Scorer, baseline: Baseline, agree: Callable[[bool], bool] = bool) -> Verdict:
     """Compares a way of scoring with the reference on real items.
 
     Args:
         way: What is to be trusted.
         baseline: What it must agree with.
+        agree: As in :func:`measure`.
 
     Returns:
         Never an error of the model's: one that takes no such mask or positions says so in an exception of its own choosing.
 
     Raises:
-        OutOfMemoryError: If memory runs out in a forward that other ranks take part in.
+        RanksApartError: If a forward that other ranks take part in failed on this one only.
     """
     if baseline.problem:
         return Verdict(False, baseline.problem, baseline.final)
     try:
-        return _compare(way, baseline)
+        return _compare(way, baseline, agree)
     except torch.OutOfMemoryError as error:
-        if needs_every_rank(way.model):
-            raise
         return Verdict(False, f"memory ran out in the comparison: {_first_line(error)}", final=False)
     except MODEL_ERRORS as error:
         return Verdict(False, f"{type(error).__name__}: {_first_line(error)}")
@@ -140,9 +141,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def _measure(reference: Scorer, groups: Groups, most_tokens: float) -> Baseline:
+def _measure(reference: Scorer, groups: Groups, most_tokens: float, agree: Callable[[bool], bool]) -> Baseline:
     wanted = tuple(_joined([_seen(reference, part) for part in _parts(group, most_tokens)]) for group in groups)
-    if not all(bool(seen.means.isfinite().all()) for seen in wanted):
+    if not agree(all(bool(seen.means.isfinite().all()) for seen in wanted)):
         return Baseline(groups, problem="the model's logits are not finite", final=False)
     noise = _rms(
         [_moved(reference, group) for group in groups],
@@ -153,15 +154,15 @@ def _measure(reference: Scorer, groups: Groups, most_tokens: float) -> Baseline:
     return Baseline(groups, wanted, noise, unsteady=noise if whole and noise > UNSTEADY else 0.0)
 
 
-def _compare(way: Scorer, baseline: Baseline) -> Verdict:
+def _compare(way: Scorer, baseline: Baseline, agree: Callable[[bool], bool]) -> Verdict:
     groups, wanted, noise = baseline.groups, baseline.seen, baseline.noise
     items = sum(map(len, groups))
     scale = max(1.0, *(float(seen.means.abs().max()) for seen in wanted))
     got = [_seen(way, group) for group in groups]
-    if not all(a.same_tokens(b) for a, b in zip(got, wanted, strict=True)):
+    if not agree(all(a.same_tokens(b) for a, b in zip(got, wanted, strict=True))):
         return Verdict(False, "it reads other tokens than the reference")
     exact = all(seen.precision == torch.float32 for seen in wanted)
-    if exact and noise <= TOLERANCE * scale / 10:
+    if agree(exact and noise <= TOLERANCE * scale / 10):
         worst = float(torch.stack([(a.means - b.means).abs().max() for a, b in zip(got, wanted, strict=True)]).max())
         allowed = TOLERANCE * scale
         return Verdict(worst <= allowed, f"largest difference {worst:.1e} on {items} items (allowed {allowed:.1e})")

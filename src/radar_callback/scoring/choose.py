@@ -53,6 +53,7 @@ def choose(
     all_agree: Callable[[bool], bool],
     most_tokens: float = math.inf,
     asked: ScorerName = "auto",
+    agree: Callable[[bool], bool] = bool,
 ) -> tuple[type[Scorer], bool]:
     """Picks the fastest way of scoring that agrees with the reference.
 
@@ -62,6 +63,8 @@ def choose(
         all_agree: Whether a statement holds on every rank; the choice must be the same everywhere.
         most_tokens: Bound on the tokens of a forward of the reference.
         asked: A way by name: it alone is compared, and the reference taken where it does not agree.
+        agree: `all_agree` where every rank makes each forward, so that all make as many; see
+            :func:`radar_callback.scoring.check.measure`.
 
     Returns:
         The way, and whether that is final: not if the model was in no state to be compared (its logits are not finite).
@@ -69,7 +72,7 @@ def choose(
     Raises:
         LogitsError: If what the model's forward returns are no logits, on any rank.
     """
-    baseline = measure(make(ReferenceScorer), groups, most_tokens)
+    baseline = measure(make(ReferenceScorer), groups, most_tokens, agree)
     if not all_agree(baseline.refusal is None):
         raise baseline.refusal or LogitsError(
             "What the model's forward returns on another rank are no logits: see there."
@@ -85,7 +88,7 @@ def choose(
         return ReferenceScorer, all_agree(baseline.final)
     refused, final = "", True
     for way in FAST if asked == "auto" else (WAYS[asked],):
-        verdict = compare(make(way), baseline)
+        verdict = compare(make(way), baseline, agree)
         if all_agree(verdict.agrees):
             report = log.warning if refused else log.info
             report("Scoring with the %s way, which agrees with the reference: %s.%s", way.name, verdict.why, refused)

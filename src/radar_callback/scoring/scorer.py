@@ -77,6 +77,10 @@ class Scorer(ABC):
     def predict(self, samples: Sequence[EncodedSample]) -> tuple[Tensor, Reading]:
         """Logits `[N, vocabulary]` at the places where a scored token is predicted, and which is read for which token."""
 
+    def without_context(self) -> None:
+        """Makes further forwards in no context, where that could not be made: other ranks wait for them."""
+        self._forward_context = nullcontext
+
     def _accepts(self, name: str) -> bool:
         """Whether the forward names a parameter: what only `**kwargs` takes may be ignored there without a word."""
         return name in self._parameters or name in self._handed_on
@@ -116,8 +120,8 @@ class Scorer(ABC):
         if places is not None or last is not None:
             options["logits_to_keep"] = keep if last is None else last
         # Rows have other lengths than those of training: a compiled model would be compiled again for each.
-        self.calls += 1
         with self._forward_context(), torch.compiler.set_stance("force_eager"):
+            self.calls += 1
             output = self.model(**to_model(inputs, self._device, self._dtype), **options)
         logits = read_logits(output, self._who, keep.shape[0], keep.shape[1], places, last)
         if (complaint := self._widths.complaint(logits.shape[-1], largest)) is not None:
