@@ -132,7 +132,7 @@ def _one_rank_fails(rank, folder, inside, world_model):
     if rank == 1:
         from radar_callback.scoring.packed import PackedScorer
 
-        right, calls = PackedScorer.predict, []
+        right, calls = PackedScorer.__call__, []  # in the evaluation itself, not in the check
 
         def wrong(self, samples):
             calls.append(1)
@@ -140,7 +140,7 @@ def _one_rank_fails(rank, folder, inside, world_model):
                 raise ValueError("this batch is cursed")
             return right(self, samples)
 
-        PackedScorer.predict = wrong
+        PackedScorer.__call__ = wrong
     with pytest.raises(EvaluationError, match="failed on 1 of 2 ranks") as caught:
         evaluator.evaluate()
     assert ("cursed" in str(caught.value)) == (rank == 1)
@@ -302,17 +302,17 @@ def _memory_runs_out(rank, folder):
 
     model, processor = FAMILIES["llava"].__wrapped__()
     evaluator = RadarEvaluator(model, processor, folder, batch_tokens=400, scorer="packed")
-    right = PackedScorer.predict
+    right = PackedScorer.__call__
 
     def short(self, samples):
         if rank == 1 and len(samples) > 1:
             raise torch.OutOfMemoryError("no more")
         return right(self, samples)
 
-    PackedScorer.predict = short
+    PackedScorer.__call__ = short  # not in the check, behind which another way is taken
     first = evaluator.evaluate(per_sample=True)
     before = evaluator._setup._budget
-    PackedScorer.predict = right
+    PackedScorer.__call__ = right
     second = evaluator.evaluate(per_sample=True)
     return first, second, before, evaluator._setup._budget
 
@@ -349,4 +349,4 @@ def _collectives(rank, folder):
 def test_ranks_exchange_something_a_few_times_however_many_items_there_are(folder, free_port, tmp_path):
     small = str(tiny.benchmark(tmp_path / "small", n=4))
     found = [in_processes(_collectives, free_port, bench) for bench in (folder, small)]
-    assert found[0] == found[1] == [[13, 11]] * WORLD
+    assert found[0] == found[1] == [[14, 11]] * WORLD
