@@ -354,3 +354,52 @@ def test_a_long_and_a_short_item_in_one_batch():
         got, wanted = (way(model, 0)([encode(s) for s in pair]) for way in (PackedScorer, ReferenceScorer))
     torch.testing.assert_close(got.mean_logits, wanted.mean_logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(got.mean_logprobs, wanted.mean_logprobs, atol=1e-5, rtol=0)
+
+
+def hands_on_nothing(model):
+    """The same model behind a forward whose `**kwargs` are dropped, as remote code may have it."""
+
+    class Loose(type(model)):
+        def forward(self, input_ids=None, attention_mask=None, pixel_values=None, **kwargs):
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, pixel_values=pixel_values)
+
+    model.__class__ = Loose
+    return model
+
+
+@pytest.mark.parametrize("named", ["packed", "cached", "shared"])
+def test_a_way_named_by_hand_that_does_not_fit_is_replaced_and_that_is_said(named, folder, caplog):
+    model = hands_on_nothing(tiny.llava().eval())
+    wanted = RadarEvaluator(model, tiny.llava_processor(), folder, scorer="reference", workers=0).evaluate()
+    caplog.clear()
+    result = RadarEvaluator(model, tiny.llava_processor(), folder, scorer=named, workers=0).evaluate()
+    assert (result.scorer, result.abilities) == ("reference", wanted.abilities)
+    assert caplog.text.count("Scoring with the reference way, which is slower.") == 1
+    assert ("There is no scorer 'shared' any more" in caplog.text) == (named == "shared")
+
+
+@pytest.mark.parametrize("named", ["auto", "packed", "reference"])
+def test_padding_that_counts_is_told_of_whichever_way_is_asked_for(named, folder, caplog):
+    """Every fast way raises before it is compared: the forward names no positions."""
+
+    class Unmasked(type(tiny.llava())):
+        def forward(self, input_ids, attention_mask, pixel_values=None):
+            return super().forward(input_ids=input_ids, pixel_values=pixel_values)
+
+    model = tiny.llava().eval()
+    model.__class__ = Unmasked
+    RadarEvaluator(model, tiny.llava_processor(), folder, scorer=named, workers=0).evaluate()
+    assert caplog.text.count("Padding and neighbours move this model's log-probabilities") == 1
+
+
+def test_hidden_states_called_logits_end_the_evaluation(folder):
+    class Hidden(type(tiny.llava())):
+        def forward(self, **inputs):
+            output = super().forward(**inputs)
+            output.logits = output.logits[..., :48]
+            return output
+
+    model = tiny.llava().eval()
+    model.__class__ = Hidden
+    with pytest.raises(ConfigError, match=r"Hidden.forward, but got 48 logits a place, fewer than the tokenizer's"):
+        RadarEvaluator(model, tiny.llava_processor(), folder, workers=0).evaluate()
