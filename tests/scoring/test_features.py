@@ -388,3 +388,24 @@ def test_a_change_that_cannot_be_seen_is_found_by_asking_and_ends_it(folder, cou
     monkeypatch.setitem(HIDDEN, "scale", 1.0)
     assert scores(evaluator) == first
     assert caplog.text.count("it says something else about the same images now") == 1
+
+
+def test_remembering_ends_where_nothing_is_ever_asked_again(folder, caplog):
+    """A prompt before the tower that is trained: other pixels at every evaluation."""
+    model, processor, _ = frozen("llava")
+    prompt = torch.zeros(1, 3, 1, 1)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: (
+            (args, kwargs | {"pixel_values": kwargs["pixel_values"] + prompt})
+            if kwargs.get("pixel_values") is not None
+            else None
+        ),
+        with_kwargs=True,
+    )
+    evaluator = RadarEvaluator(model, processor, folder, scorer="packed")
+    with caplog.at_level("INFO"):
+        for _ in range(7):
+            scores(evaluator)
+            prompt += 0.1
+    assert caplog.text.count("nothing could be used again in five evaluations") == 1
+    assert evaluator._features._room == 0

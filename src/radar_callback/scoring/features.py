@@ -22,7 +22,7 @@ from radar_callback.scoring.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
-FRUITLESS = 3
+FRUITLESS = 5
 """After so many evaluations in a row in which nothing was found again, nothing is kept any more: what comes before the tower,
 or the tower itself, is another one every time."""
 
@@ -70,6 +70,7 @@ class FeatureMemory:
         self._state: Hashable = None
         self._shelf: Shelf[_Kept] = Shelf(room)
         self._fresh: dict[Hashable, _Fresh] = {}
+        self._new: set[Hashable] = set()
         self._within = False
         self._asked = self._found = 0
         self._fruitless = 0
@@ -95,6 +96,7 @@ class FeatureMemory:
             self._state = state
         self._shelf.begin()
         self._asked = self._found = 0
+        self._new.clear()
         own = vars(tower).get("forward")
         forward = tower.forward
         tower.forward = lambda *args, **kwargs: self._answer(forward, args, kwargs)
@@ -107,7 +109,7 @@ class FeatureMemory:
                 tower.forward = own
             self._fruitless = 0 if self._found else self._fruitless + bool(self._asked)
             if self._fruitless == FRUITLESS:
-                self._stop("nothing could be used again in three evaluations", logging.INFO)
+                self._stop("nothing could be used again in five evaluations", logging.INFO)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -143,8 +145,9 @@ class FeatureMemory:
             return forward(*args, **kwargs)
         self._asked += 1
         kept = self._shelf.get(key)
-        if kept is not None and self._found:
-            self._found += 1
+        fresh = key in self._new  # said in this very evaluation: nothing that the next one could count on
+        if kept is not None and (fresh or self._found):
+            self._found += not fresh
             return kept.kind(**{field: _restored(value) for field, value in kept.fields.items()})
         output: Any = forward(*args, **kwargs)
         if kept is not None:
@@ -180,6 +183,7 @@ class FeatureMemory:
         size = _size(fields)
         if size is not None and self._shelf.has_room(size):
             self._shelf.put(key, _Kept(fresh.output.kind, _parked(fields)), size)
+            self._new.add(key)
 
     def _stop(self, why: str, level: int) -> None:
         self._tell(why, level)
