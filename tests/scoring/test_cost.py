@@ -7,6 +7,7 @@ import torch
 
 from radar_callback import Benchmark, RadarEvaluator
 from radar_callback.benchmark.writer import write_shards
+from radar_callback.ranks import Replica
 from radar_callback.scoring import cost, setup
 from radar_callback.scoring.cost import MOST_TOKENS, characters_a_token, image_tokens, token_budget
 from radar_callback.scoring.plan import row_lengths
@@ -82,7 +83,7 @@ class OnAnAccelerator:
     """One rank, as on a GPU whose memory somebody else fills."""
 
     device = torch.device("cuda")
-    rank, size = 0, 1
+    rank, size, replica = 0, 1, Replica(0, 1, True)
 
     def __init__(self, *_):
         pass
@@ -136,7 +137,10 @@ def test_what_cannot_be_encoded_is_replaced_among_the_items_to_compare_on(tmp_pa
     ]
     write_shards([*tiny.samples(20), *odd], tmp_path / "b", name="b", groups=tiny.GROUPS)
     evaluator = RadarEvaluator(tiny.llava().eval(), tiny.llava_processor(), tmp_path / "b", workers=0)
-    seen = evaluator._setup._seen(OnAnAccelerator())
+    compared = evaluator._setup._compared()
+    assert any(sample is None for sample in compared.values())
+    everywhere = [sample is not None for sample in compared.values()]
+    seen = evaluator._setup._seen(compared, everywhere, OnAnAccelerator())
     assert not any(item.key.startswith("odd") for item, _ in seen)
     assert len(odd[0].images) == 1 and sum(item.n_images == 1 for item, _ in seen) >= 2
 
